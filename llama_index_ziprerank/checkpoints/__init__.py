@@ -1,0 +1,18 @@
+"""The checkpoints that ship inside the package, and the lookup from a model's name to its folder."""
+
+from pathlib import Path
+
+EMBEDDED = "nano"
+"""Name of the embedded pair: a small Qwen3-VL reranker and a small ColQwen3 retriever (see the model cards)."""
+
+_FOLDER = Path(__file__).parent / EMBEDDED
+
+
+def resolve_reranker(name_or_path: str) -> str:
+    """Return the folder of the embedded reranker for ``"nano"``, any other name or path unchanged."""
+    return str(_FOLDER / "reranker") if name_or_path == EMBEDDED else name_or_path
+
+
+def resolve_retriever(name_or_path: str) -> str:
+    """Return the folder of the embedded retriever for ``"nano"``, any other name or path unchanged."""
+    return str(_FOLDER / "retriever") if name_or_path == EMBEDDED else name_or_path

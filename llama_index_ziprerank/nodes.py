@@ -1,0 +1,207 @@
+"""Pages and LlamaIndex nodes, one to one: the only place that knows our metadata keys and where a node keeps its image.
+
+A page becomes one ImageDocument and one ImageNode, never several: LlamaIndex's own splitter would cut a long page into
+pieces that share one picture.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from llama_index.core.base.llms.types import ImageBlock
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    ImageNode,
+    MetadataMode,
+    Node,
+    NodeRelationship,
+    NodeWithScore,
+    RelatedNodeInfo,
+    TextNode,
+)
+from PIL import Image
+
+from llama_index_ziprerank.pages.images import encode_png, open_image
+from llama_index_ziprerank.pages.page import Page, PageError
+from llama_index_ziprerank.pages.text import render_text
+
+FILE_NAME = "file_name"
+FILE_PATH = "file_path"
+PAGE_LABEL = "page_label"
+PAGE_NUMBER = "page_number"
+
+LOGIT = "ziprerank_logit"
+WINDOW = "ziprerank_window"
+FIRST_STAGE_SCORE = "first_stage_score"
+FIRST_STAGE_RANK = "first_stage_rank"
+SCORE_KEYS = (LOGIT, WINDOW, FIRST_STAGE_SCORE, FIRST_STAGE_RANK)
+"""Written by the postprocessor; kept out of the text that LLMs and embedding models read."""
+
+
+class NodeImageError(PageError):
+    """A node's image cannot be read; the message names the node."""
+
+
+def page_to_document(
+    page: Page, extra_info: Mapping[str, Any] | None = None, *, image_path: Path | None = None
+) -> ImageDocument:
+    """Turn a page into an ImageDocument whose id is the page's.
+
+    `extra_info` is added to the metadata; its file name and path win over the page's (a download knows its origin
+    better than its temporary file does), the page's label and number are always the page's own.
+    The picture is embedded as a base64 PNG, or, when `image_path` names its file, referred to.
+    """
+    return ImageDocument(
+        id_=str(page.id),
+        text=page.text,
+        image=None if image_path else base64.b64encode(encode_png(page.image)).decode(),
+        image_path=str(image_path) if image_path else None,
+        image_mimetype="image/png",
+        metadata={
+            FILE_NAME: page.file_name,
+            FILE_PATH: page.file_path,
+            **(extra_info or {}),
+            PAGE_LABEL: page.label,
+            PAGE_NUMBER: page.number,
+        },
+    )
+
+
+def document_to_page_node(document: Document) -> TextNode:
+    """Turn a document into exactly one node with the same id; its `ref_doc_id` is the document's id.
+
+    The node is an ImageNode, for a document without an image a TextNode: LlamaIndex's own code stumbles over an
+    ImageNode without an image.
+    """
+    source = RelatedNodeInfo(
+        node_id=document.id_, node_type=document.get_type(), metadata=dict(document.metadata), hash=document.hash
+    )
+    fields: dict[str, Any] = {
+        "id_": document.id_,
+        "text": node_text(document),
+        "metadata": dict(document.metadata),
+        "excluded_embed_metadata_keys": list(document.excluded_embed_metadata_keys),
+        "excluded_llm_metadata_keys": list(document.excluded_llm_metadata_keys),
+        "metadata_template": document.metadata_template,
+        "metadata_separator": document.metadata_separator,
+        "text_template": document.text_template,
+        "relationships": {**document.relationships, NodeRelationship.SOURCE: source},
+    }
+    image = document.image_resource
+    if image is None:
+        return TextNode(**fields)
+    return ImageNode(
+        **fields,
+        image=image.data.decode() if image.data else None,
+        image_path=str(image.path) if image.path else None,
+        image_url=str(image.url) if image.url else None,
+        image_mimetype=image.mimetype,
+    )
+
+
+def with_scores(node: BaseNode, score: float, values: Mapping[str, Any]) -> NodeWithScore:
+    """Return a new scored node that also carries `values` under SCORE_KEYS; `node` itself stays as it is."""
+    changes = {
+        "metadata": {**node.metadata, **values},
+        "excluded_llm_metadata_keys": _united(node.excluded_llm_metadata_keys, SCORE_KEYS),
+        "excluded_embed_metadata_keys": _united(node.excluded_embed_metadata_keys, SCORE_KEYS),
+    }
+    return NodeWithScore(node=node.model_copy(update=changes), score=score)
+
+
+def node_text(node: BaseNode) -> str:
+    """Return the node's text without its metadata; empty when it has none."""
+    return node.get_content(metadata_mode=MetadataMode.NONE)
+
+
+def node_image(node: BaseNode) -> Image.Image | None:
+    """Return the node's image as RGB, None for a node without one.
+
+    Reads ImageNode, ImageDocument, Node with `image_resource`, and any other node that offers an image block; from
+    base64, a local path or a data URL. Nothing is ever fetched from the network.
+
+    Raises:
+        NodeImageError: the image is missing, damaged, or lies behind a remote URL.
+    """
+    try:
+        source = _image_source(node)
+        return None if source is None else open_image(source)
+    except ValueError as error:  # PageError, or pydantic's when a node builds its image block
+        raise NodeImageError(f"Image of node {node.node_id!r}: {error}") from error
+
+
+def page_image_or_rendered_text(node: BaseNode, *, text_size: int = 280) -> Image.Image:
+    """Return the node's image; for a node without one its text, drawn on a canvas of `text_size` pixels a side.
+
+    Raises:
+        NodeImageError: as `node_image`, and when the node has neither image nor text.
+    """
+    image = node_image(node)
+    if image is not None:
+        return image
+    text = node_text(node)
+    if not text.strip():
+        raise NodeImageError(f"Node {node.node_id!r} has neither an image nor text. Remove it, or give it one of them.")
+    return render_text(text, size=text_size)
+
+
+def _image_source(node: BaseNode) -> bytes | Path | None:
+    """Find where the node keeps its image without opening a remote URL, as `get_content_blocks` would."""
+    if isinstance(node, ImageNode):
+        return _first_source(node.image, node.image_path, node.image_url)
+    if isinstance(node, Node):
+        resource = node.image_resource
+        if resource is None:
+            return None
+        source = _first_source(resource.data, resource.path, resource.url)
+        if source is None:
+            raise PageError(
+                "its image resource is empty. LlamaIndex drops the bytes of an image resource when it persists a node: "
+                "keep the image in a file and give its path."
+            )
+        return source
+    for block in node.get_content_blocks(metadata_mode=MetadataMode.NONE):
+        if isinstance(block, ImageBlock):
+            return block.resolve_image().read() if block.image else _first_source(None, block.path, block.url)
+    return None
+
+
+def _first_source(image: Any, path: Any, url: Any) -> bytes | Path | None:
+    """Choose among base64 data, path and URL in LlamaIndex's own order."""
+    if image:
+        text = image if isinstance(image, str) else image.decode("ascii", errors="replace")
+        return _from_data_url(text) if text.startswith("data:") else _from_base64(text)
+    if path:
+        return Path(path)
+    if url is None:
+        return None
+    if str(url).startswith("data:"):
+        return _from_data_url(str(url))
+    raise PageError(
+        f"{str(url)[:200]} is a remote URL, and remote images are not fetched. Download it and give its path."
+    )
+
+
+def _from_data_url(url: str) -> bytes:
+    """Decode ``data:[<type>][;base64],<payload>`` (RFC 2397)."""
+    header, comma, payload = url.partition(",")
+    if not comma:
+        raise PageError(f"{url[:40]!r} is not a data URL: it has no comma. Expected 'data:image/png;base64,...'.")
+    content = unquote_to_bytes(payload)
+    return _from_base64(content.decode("ascii", errors="replace")) if header.endswith(";base64") else content
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PageError(f"its image is not valid base64 ({error}). Expected the bytes of an image file.") from error
+
+
+def _united(keys: list[str], more: tuple[str, ...]) -> list[str]:
+    return keys + [key for key in more if key not in keys]

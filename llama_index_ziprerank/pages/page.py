@@ -1,0 +1,55 @@
+"""One page of a document and its identity: what the readers make and every other room takes."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class PageId:
+    """Identity of a page that survives renaming and re-reading of its file, and ends when the file's bytes change."""
+
+    document: str
+    """The first 16 hexadecimal digits of the SHA-256 of the file's bytes."""
+    number: int
+    """The page's position in the file, from 1."""
+
+    def __str__(self) -> str:
+        return f"{self.document}-{self.number:05d}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: its picture, the text the file holds for it, and where it came from."""
+
+    id: PageId
+    image: Image.Image
+    """RGB."""
+    text: str
+    """The file's own text layer; empty when the page has none (a scan)."""
+    label: str
+    """The page's name as the PDF gives it ("iv", "A-3"); the number when the PDF names none."""
+    number: int
+    """The page's position in the file, from 1."""
+    file_name: str
+    file_path: str
+
+
+class PageError(ValueError):
+    """A document or a page that cannot be read; the message names the file, and the page where there is one."""
+
+
+class BrokenPageError(PageError):
+    """One page cannot be read; the others of its file may be fine."""
+
+
+class PasswordError(PageError):
+    """The file is encrypted and no password, or a wrong one, was given."""
+
+
+class PopplerMissingError(PageError, ImportError):
+    """The poppler programs are not installed. Also an ImportError, which SimpleDirectoryReader never swallows."""
+
+
+class PageWarning(UserWarning):
+    """A page was left out, or lacks its text; the message names the file and the page."""

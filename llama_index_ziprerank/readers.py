@@ -1,0 +1,107 @@
+"""PDFPageReader: a PDF becomes one image document a page, for LlamaIndex's loaders and for ColPaliIndex."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from llama_index.core.bridge.pydantic import Field, field_validator
+from llama_index.core.readers.base import BasePydanticReader
+from llama_index.core.schema import Document
+
+from llama_index_ziprerank.nodes import page_to_document
+from llama_index_ziprerank.pages.images import encode_png
+from llama_index_ziprerank.pages.page import Page, PageError
+from llama_index_ziprerank.pages.pdf import OnError, read_pages
+
+
+class PDFPageReader(BasePydanticReader):
+    """Reads a PDF as pictures of its pages, each an ImageDocument with the page's own text beside it.
+
+    Every document carries `file_name`, `file_path`, `page_label` (the PDF's own) and `page_number` (from 1), and an id
+    made of the hash of the file's bytes and the page number; SimpleDirectoryReader puts its own ids in their place only
+    when told so by `filename_as_id=True`.
+
+    >>> documents = PDFPageReader().load_data("manual.pdf")
+    >>> SimpleDirectoryReader("manuals", file_extractor={".pdf": PDFPageReader()}).load_data()
+    """
+
+    dpi: int = Field(default=150, gt=0, description="Pixels an inch at which pages are drawn.")
+    max_side: int = Field(default=1600, gt=0, description="Limit of a picture's longer side in pixels.")
+    max_pages: int = Field(default=2000, gt=0, description="A file with more pages is refused.")
+    on_error: OnError = Field(default="raise", description="What a broken page does: raise, or skip with a warning.")
+    timeout: float = Field(default=60.0, gt=0, description="Seconds that one poppler program may take.")
+    password: str | None = Field(
+        default=None, exclude=True, repr=False, description="Opens encrypted files; never serialized."
+    )
+    image_dir: str | Path | None = Field(
+        default=None, description="Folder for the pictures as PNG files; without one they are embedded as base64."
+    )
+
+    @field_validator("image_dir", mode="before")
+    @classmethod
+    def _as_text(cls, value: str | PurePath | None) -> str | None:  # so that JSON can hold it
+        return None if value is None else str(value)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that serialized readers carry."""
+        return "PDFPageReader"
+
+    def lazy_load_data(
+        self, path: str | PurePath, extra_info: Mapping[str, Any] | None = None, fs: AbstractFileSystem | None = None
+    ) -> Iterator[Document]:
+        """Yield the documents of a PDF, holding one page at a time.
+
+        Args:
+            path: the PDF, on this machine or on `fs`.
+            extra_info: metadata added to every document; its `file_name` and `file_path` win over the reader's own.
+            fs: an fsspec filesystem; the file is copied to a temporary one while it is read.
+
+        Raises:
+            PageError: as `read_pages`; the message names the file, and the page where there is one.
+        """
+        with _local_copy(path, fs) as local:
+            for page in read_pages(
+                local,
+                dpi=self.dpi,
+                max_side=self.max_side,
+                max_pages=self.max_pages,
+                on_error=self.on_error,
+                password=self.password,
+                timeout=self.timeout,
+                shown_as=str(path),
+            ):
+                yield page_to_document(page, extra_info, image_path=self._stored(page))
+
+    def load_data(
+        self, path: str | PurePath, extra_info: Mapping[str, Any] | None = None, fs: AbstractFileSystem | None = None
+    ) -> list[Document]:
+        """Return the documents of a PDF; arguments and errors as `lazy_load_data`. `aload_data` runs it in a thread."""
+        return list(self.lazy_load_data(path, extra_info=extra_info, fs=fs))
+
+    def _stored(self, page: Page) -> Path | None:
+        if self.image_dir is None:
+            return None
+        folder = Path(self.image_dir).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{page.id}.png"
+        target.write_bytes(encode_png(page.image))
+        return target
+
+
+@contextmanager
+def _local_copy(path: str | PurePath, fs: AbstractFileSystem | None) -> Iterator[Path]:
+    """Give the path itself, or, for a file on a remote filesystem, a temporary copy of it."""
+    if fs is None:
+        yield Path(path)
+        return
+    with TemporaryDirectory() as folder:
+        local = Path(folder) / "copy.pdf"
+        try:
+            fs.get_file(str(path), str(local))
+        except OSError as error:
+            raise PageError(f"{path}: cannot be read from {type(fs).__name__} ({error!r}).") from error
+        yield local
