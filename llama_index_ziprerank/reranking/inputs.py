@@ -1,0 +1,151 @@
+"""Words and page images become the model's inputs. Training and inference both start here, so they cannot differ.
+
+The only caller of the prompt, of the resize and of the chat template. Letters: N pages, L prompt tokens, P visual
+tokens of a page; the vision tower reads ``merge**2 * P`` patches of it (``merge`` = 2) and merges them into P.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerBase, Qwen3VLProcessor
+
+from llama_index_ziprerank.pages.images import fit_within, to_rgb
+from llama_index_ziprerank.reranking.permutation import check_window_length, identifier_token_ids, single_token_id
+from llama_index_ziprerank.reranking.prompt import PromptWords, prompt_words
+
+MAX_SIDE = 1024
+"""Longest side of a page in pixels, as the checkpoint was trained and measured."""
+
+ANSWER_OPENING = "["
+"""The prompt ends with this one token, so the next token is a bare letter (as text, Qwen merges ``[A`` into one)."""
+
+Grid = tuple[int, int, int]
+"""Patches of a page along time (1), height and width: transformers' ``image_grid_thw``."""
+
+
+@dataclass(frozen=True, eq=False)
+class PagePatches:
+    """One page as the vision tower reads it."""
+
+    pixel_values: torch.Tensor  # (merge**2 * P, channels * 2 * patch * patch) float32
+    grid: Grid
+
+
+@dataclass(frozen=True, eq=False)
+class RankingPrompt:
+    """The prompt of one window as tokens: one image token for each visual token, pixels not included."""
+
+    input_ids: torch.Tensor  # (L,) int64, ending with ANSWER_OPENING
+    is_visual: torch.Tensor  # (L,) bool
+    image_grid_thw: torch.Tensor  # (N, 3) int64
+    visual_counts: tuple[int, ...]  # P of each page
+    text_ids: torch.Tensor  # tokens before the first image, vision markers left out
+    query_ids: torch.Tensor  # the tokens that spell the query
+    identifier_ids: torch.Tensor  # (N,) int64: the letters whose logits score the pages
+
+    @property
+    def read_position(self) -> int:
+        """Where the letters' logits are read: the last prompt token."""
+        return len(self.input_ids) - 1
+
+    @property
+    def mm_token_type_ids(self) -> torch.Tensor:
+        """transformers' modality of each token, (L,) int32: 1 for visual tokens, 0 for text."""
+        return self.is_visual.int()
+
+
+@dataclass(frozen=True, eq=False)
+class RankingInputs(RankingPrompt):
+    """A prompt together with the pixels of its pages: all that a forward pass needs."""
+
+    pixel_values: torch.Tensor  # (patches of all pages, channels * 2 * patch * patch) float32
+
+
+def build_ranking_inputs(processor: Qwen3VLProcessor, query: str, images: Sequence[Image.Image]) -> RankingInputs:
+    """Prepare one window: the query and its candidate pages, in the given order.
+
+    Raises:
+        ValueError: for a blank query, no page or more than 20, or a processor that cannot write the prompt.
+    """
+    check_window_length(len(images))
+    pages = [prepare_page(processor, image) for image in images]
+    prompt = build_ranking_prompt(processor, query, [page.grid for page in pages])
+    return RankingInputs(**vars(prompt), pixel_values=torch.cat([page.pixel_values for page in pages]))
+
+
+def prepare_page(processor: Qwen3VLProcessor, image: Image.Image) -> PagePatches:
+    """Scale a page to at most `MAX_SIDE` pixels, never up, and cut it into patches."""
+    prepared = processor.image_processor(images=[fit_within(to_rgb(image), MAX_SIDE)], return_tensors="pt")
+    return PagePatches(prepared["pixel_values"], tuple(prepared["image_grid_thw"][0].tolist()))
+
+
+def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequence[Grid]) -> RankingPrompt:
+    """Write the prompt for pages of which only the sizes are needed: their features may come from elsewhere."""
+    words = prompt_words(query, len(grids))
+    rendered = _render_chat(processor, words.text, len(grids))
+    ids, query_ids = _encode_chat(processor.tokenizer, rendered, words)
+    image_id = processor.image_token_id
+    if ids.count(image_id) != len(grids):
+        raise ValueError(
+            f"The chat template wrote {ids.count(image_id)} image tokens for {len(grids)} pages. "
+            "Use the chat template of a Qwen3-VL checkpoint."
+        )
+    markers = {image_id, processor.vision_start_token_id, processor.vision_end_token_id}
+    grid = torch.tensor(grids)  # (N, 3)
+    counts = grid.prod(dim=1) // processor.image_processor.merge_size**2
+    input_ids = torch.tensor([*ids, single_token_id(processor.tokenizer, ANSWER_OPENING)])
+    repeats = torch.ones_like(input_ids).masked_scatter(input_ids == image_id, counts)
+    input_ids = input_ids.repeat_interleave(repeats)
+    return RankingPrompt(
+        input_ids=input_ids,
+        is_visual=input_ids == image_id,
+        image_grid_thw=grid,
+        visual_counts=tuple(counts.tolist()),
+        text_ids=torch.tensor([i for i in ids[: ids.index(image_id)] if i not in markers]),
+        query_ids=torch.tensor(query_ids, dtype=torch.int64),
+        identifier_ids=identifier_token_ids(processor.tokenizer, len(grids)),
+    )
+
+
+def _render_chat(processor: Qwen3VLProcessor, text: str, n: int) -> str:
+    content: list[dict[str, str]] = [{"type": "text", "text": text}, *({"type": "image"} for _ in range(n))]
+    message: dict[str, Any] = {"role": "user", "content": content}
+    return processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+def _encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: str, words: PromptWords) -> tuple[list[int], list[int]]:
+    """Tokenise the rendered chat; return its ids and those of the query.
+
+    A query is text whatever it says: inside the stretch around it, which ends at the template's own special tokens,
+    special tokens are spelled out. So a query with ``<|im_end|>`` in it cannot end the turn.
+    """
+    offset = rendered.find(words.text)
+    if offset < 0:
+        raise ValueError("The chat template changes the prompt's text. Use the chat template of a Qwen3-VL checkpoint.")
+    query_start, query_end = offset + words.query_start, offset + words.query_end
+    special = re.compile("|".join(re.escape(text) for text in _special_tokens(tokenizer)))
+    start = max((match.end() for match in special.finditer(rendered, 0, query_start)), default=0)
+    following = special.search(rendered, query_end)
+    end = following.start() if following else len(rendered)
+    around = tokenizer(
+        rendered[start:end], add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    query_ids = [
+        token
+        for token, (first, last) in zip(around["input_ids"], around["offset_mapping"], strict=True)
+        if start + first < query_end and start + last > query_start
+    ]
+    before, after = (_encode(tokenizer, text) for text in (rendered[:start], rendered[end:]))
+    return [*before, *around["input_ids"], *after], query_ids
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=False).input_ids
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
+    return (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)

@@ -1,0 +1,79 @@
+"""A checkpoint's name becomes a model and a processor: where it runs, in which precision, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+from llama_index_ziprerank.checkpoints import resolve_reranker
+from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, identifier_token_ids
+from llama_index_ziprerank.vision import use_linear_patch_embedding
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+"""Precisions by name; ``"auto"`` is the one that the checkpoint was saved in."""
+
+
+def load_model(
+    name_or_path: str,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+) -> Qwen3VLForConditionalGeneration:
+    """Load a Qwen3-VL from safetensors; arguments and errors as `ListwiseReranker.from_pretrained`."""
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(map(repr, DTYPES))}, got {dtype!r}.")
+    path = resolve_reranker(name_or_path)
+    _check_checkpoint(name_or_path, path)
+    device = torch.device(device if device is not None else default_device())
+    if dtype is None:
+        dtype = "float32" if device.type == "cpu" else "auto"
+    loaded: Any = Qwen3VLForConditionalGeneration.from_pretrained(
+        path,
+        dtype=dtype,
+        device_map={"": device},
+        attn_implementation=attn_implementation,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"The checkpoint {name_or_path!r} lacks {len(missing)} weights of a Qwen3-VL reranker, such as "
+            f"{missing[0]}. Use a complete checkpoint; merge an adapter into its base model first."
+        )
+    use_linear_patch_embedding(model.model.visual)
+    return model.eval()
+
+
+def load_processor(name_or_path: str) -> Qwen3VLProcessor:
+    """Load tokenizer, chat template and image processor; ValueError when A-T are not one token each."""
+    processor = AutoProcessor.from_pretrained(resolve_reranker(name_or_path), trust_remote_code=False)
+    identifier_token_ids(processor.tokenizer, WINDOW_SIZE)
+    return processor
+
+
+def default_device() -> str:
+    """Return the best device there is: cuda, else mps, else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_checkpoint(name_or_path: str, path: str) -> None:
+    """Refuse what is not a Qwen3-VL checkpoint before any weight is read."""
+    looks_local = path.startswith((".", "~", "/")) or path.count("/") > 1 or "\\" in path
+    if looks_local and not Path(path).is_dir():
+        raise FileNotFoundError(
+            f"No reranker checkpoint at {name_or_path!r}: the folder {path!r} does not exist. "
+            'Pass "nano", a folder with a Qwen3-VL checkpoint, or a name on the Hugging Face Hub.'
+        )
+    try:
+        model_type = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name_or_path!r} is no checkpoint that transformers can read: {error}") from error
+    if model_type != "qwen3_vl":
+        raise ValueError(
+            f"A ZipRerank reranker is a Qwen3-VL checkpoint (model_type 'qwen3_vl'); {name_or_path!r} is "
+            f'{model_type!r}. Pass "nano" or "mtri-admin/ZipRerank".'
+        )

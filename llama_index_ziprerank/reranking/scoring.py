@@ -1,0 +1,55 @@
+"""One forward pass gives the letters' logits: the scores of all pages of a window, or of a batch of windows.
+
+Only the letters' rows of the language-model head are used, at the read position alone: the inner model runs without its
+head. Letters: B windows, L tokens of the longest, N pages of a window, D width of the language model.
+
+Shorter windows are padded on the right, behind their read position. Attention is causal, so nothing that is read can
+see the padding, and the attention mask may stay all ones: transformers then materialises no (L, L) mask (sdpa and
+FlashAttention run with ``is_causal``) and does not take gaps in the positions for the seams of packed sequences.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Qwen3VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+from llama_index_ziprerank.reranking.pruning import WindowInputs
+
+
+@torch.inference_mode()
+def identifier_logits(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> list[torch.Tensor]:
+    """Score the pages of each window: B windows -> B tensors (N,) float32 on the CPU.
+
+    Raises:
+        FloatingPointError: when a logit is not finite.
+    """
+    hidden = _hidden_states(model, windows)  # (B, L, D)
+    head = model.get_output_embeddings().weight  # (vocabulary, D)
+    logits = [
+        (head[window.identifier_ids.to(head.device)].float() @ states[window.read_position].float()).cpu()
+        for window, states in zip(windows, hidden, strict=True)
+    ]
+    if not all(scores.isfinite().all() for scores in logits):
+        raise FloatingPointError(
+            f"The reranker's logits are not finite in {model.dtype}. Load it with dtype='bfloat16' or 'float32'."
+        )
+    return logits
+
+
+def _hidden_states(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> torch.Tensor:
+    padding = int(windows[0].input_ids[-1])  # any text token will do: nothing reads it
+    input_ids = pad_sequence([window.input_ids for window in windows], batch_first=True, padding_value=padding)
+    position_ids = pad_sequence([window.position_ids.T for window in windows], batch_first=True)  # (B, L, 3)
+    layers = zip(*(window.deepstack for window in windows), strict=True)
+    features = BaseModelOutputWithDeepstackFeatures(
+        pooler_output=tuple(window.merged for window in windows), deepstack_features=list(layers)
+    )
+    return model.model(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        position_ids=position_ids.permute(2, 0, 1),  # (3, B, L)
+        mm_encoder_outputs={"image": features},
+        use_cache=False,
+    ).last_hidden_state

@@ -1,0 +1,60 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llama_index_ziprerank.reranking import ListwiseReranker
+
+CHECKPOINT = Path(__file__).parents[1] / "data" / "parity" / "checkpoint"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint, to be spoilt."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+
+
+def test_the_precision_can_be_chosen(checkpoint: Path) -> None:
+    assert ListwiseReranker.from_pretrained(str(checkpoint), "cpu").model.dtype == torch.float32
+    for dtype in ("bfloat16", torch.bfloat16):
+        assert ListwiseReranker.from_pretrained(str(checkpoint), "cpu", dtype).model.dtype == torch.bfloat16
+
+
+def test_an_unknown_precision_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="float17"):
+        ListwiseReranker.from_pretrained(str(checkpoint), "cpu", "float17")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No reranker checkpoint at .*nowhere.*does not exist"):
+        ListwiseReranker.from_pretrained(str(tmp_path / "nowhere"))
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no checkpoint that transformers can read"):
+        ListwiseReranker.from_pretrained(str(tmp_path))
+
+
+def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match=r"model_type 'qwen3_vl'\); .* is 'bert'"):
+        ListwiseReranker.from_pretrained(str(tmp_path))
+
+
+def test_pickled_weights_are_not_read(checkpoint: Path) -> None:
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="model.safetensors"):
+        ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+
+
+def test_a_checkpoint_without_all_weights_is_refused(checkpoint: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    norm = next(name for name in weights if name.endswith("language_model.norm.weight"))
+    del weights[norm]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights of a Qwen3-VL reranker, such as .*norm.weight"):
+        ListwiseReranker.from_pretrained(str(checkpoint), "cpu")

@@ -1,0 +1,336 @@
+import asyncio
+import base64
+import copy
+import json
+import pickle
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core import get_response_synthesizer
+from llama_index.core.base.llms.types import ImageBlock, MessageRole
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.indices.prompt_helper import ChatPromptHelper
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.llms.mock import MockLLMWithChatMemoryOfLastCall
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import (
+    BaseNode,
+    ImageDocument,
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    NodeWithScore,
+    QueryBundle,
+    TextNode,
+)
+from PIL import Image
+from pydantic import PrivateAttr
+
+from llama_index_ziprerank.pages.text import render_text
+from llama_index_ziprerank.postprocessors import ZipRerankPostprocessor
+from llama_index_ziprerank.reranking import ListwiseReranker
+
+PARITY = Path(__file__).parent / "data" / "parity"
+PAGES = [PARITY / "pages" / f"small-{i:03d}.png" for i in range(12, 20)]
+QUERY = "set the line width of an axis"
+
+
+@pytest.fixture(scope="module")
+def reranker() -> ListwiseReranker:
+    return ListwiseReranker.from_pretrained(str(PARITY / "checkpoint"), device="cpu")
+
+
+@pytest.fixture
+def postprocessor(reranker: ListwiseReranker) -> ZipRerankPostprocessor:
+    return ZipRerankPostprocessor.from_reranker(reranker, top_n=3)
+
+
+@pytest.fixture
+def nodes() -> list[NodeWithScore]:
+    return [
+        NodeWithScore(node=ImageNode(id_=path.stem, image_path=str(path), text=f"page {i}"), score=1 - i / 10)
+        for i, path in enumerate(PAGES)
+    ]
+
+
+class Recorder(BaseEventHandler):
+    """Keeps the reranking events."""
+
+    _events: list[BaseEvent] = PrivateAttr(default_factory=list)
+
+    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+        if isinstance(event, ReRankStartEvent | ReRankEndEvent):
+            self._events.append(event)
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    handler, root = Recorder(), get_dispatcher("root")
+    root.add_event_handler(handler)
+    yield handler
+    root.event_handlers.remove(handler)
+
+
+class FixedRetriever(BaseRetriever):
+    """Retrieves the same nodes for every question."""
+
+    def __init__(self, nodes: list[NodeWithScore]) -> None:
+        super().__init__()
+        self._nodes = nodes
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return self._nodes
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return self._nodes
+
+
+def ids(nodes: list[NodeWithScore]) -> list[str]:
+    return [node.node.node_id for node in nodes]
+
+
+def snapshot(nodes: list[NodeWithScore]) -> list[str]:
+    return [json.dumps(node.to_dict(), sort_keys=True) for node in nodes]
+
+
+def test_the_best_nodes_come_first_with_the_scores_of_the_room(
+    postprocessor: ZipRerankPostprocessor, reranker: ListwiseReranker, nodes: list[NodeWithScore]
+) -> None:
+    ranking = reranker.rerank(QUERY, [Image.open(path) for path in PAGES])
+    reranked = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    assert ids(reranked) == [PAGES[i].stem for i in ranking.order[:3]]
+    assert [node.score for node in reranked] == pytest.approx([ranking.scores[i] for i in ranking.order[:3]])
+
+
+def test_the_callers_nodes_stay_as_they_were(postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]) -> None:
+    before = snapshot(nodes)
+    reranked = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    reranked[0].node.metadata["mine"] = 1
+    reranked[0].node.excluded_llm_metadata_keys.append("mine")
+    assert snapshot(nodes) == before
+
+
+def test_the_scores_before_and_after_stay_out_of_the_text_models_read(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]
+) -> None:
+    best = postprocessor.postprocess_nodes(nodes, query_str=QUERY)[0]
+    given = nodes[ids(nodes).index(best.node.node_id)]
+    assert best.node.metadata["first_stage_score"] == given.score
+    assert best.node.metadata["first_stage_rank"] == nodes.index(given) + 1
+    assert best.node.metadata["ziprerank_window"] == 0
+    assert isinstance(best.node.metadata["ziprerank_logit"], float)
+    for mode in (MetadataMode.LLM, MetadataMode.EMBED):
+        assert best.node.get_content(mode) == given.node.get_content(mode)
+
+
+def test_no_node_is_lost_or_doubled_before_top_n(reranker: ListwiseReranker, nodes: list[NodeWithScore]) -> None:
+    twice = [*nodes, *nodes]  # equal pages tie, and keep their order
+    reranked = ZipRerankPostprocessor.from_reranker(reranker, top_n=99, window=7, stride=3).postprocess_nodes(
+        twice, query_str=QUERY
+    )
+    assert sorted(ids(reranked)) == sorted(ids(twice))
+    assert sorted(node.node.metadata["first_stage_rank"] for node in reranked) == list(range(1, 17))
+
+
+def test_every_kind_of_node_may_stand_in_one_list(reranker: ListwiseReranker) -> None:
+    data = PAGES[0].read_bytes()
+    text = "The width of an axis line is set by xaxis lwidth."
+    same_page: list[BaseNode] = [
+        ImageNode(image_path=str(PAGES[0])),
+        ImageNode(image=base64.b64encode(data).decode()),
+        ImageNode(image_url="data:image/png;base64," + base64.b64encode(data).decode()),
+        Node(image_resource=MediaResource(path=PAGES[0])),
+        Node(image_resource=MediaResource(data=data), text_resource=MediaResource(text="with text")),
+        ImageDocument(image_path=str(PAGES[0])),
+        TextNode(text=text),
+    ]
+    expected = reranker.rerank(QUERY, [Image.open(PAGES[0])] * 6 + [render_text(text)])
+    reranked = ZipRerankPostprocessor.from_reranker(reranker, top_n=7).postprocess_nodes(
+        [NodeWithScore(node=node) for node in same_page], query_str=QUERY
+    )
+    assert [node.node.metadata["first_stage_rank"] - 1 for node in reranked] == expected.order
+    assert [node.score for node in reranked] == pytest.approx([expected.scores[i] for i in expected.order])
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ImageNode(id_="the-bad-page", image_path="/no/such/page.png"),
+        ImageNode(id_="the-bad-page", image=base64.b64encode(b"no picture").decode()),
+        ImageNode(id_="the-bad-page", image_url="https://example.com/page.png"),
+        TextNode(id_="the-bad-page", text=" "),
+    ],
+    ids=["missing", "damaged", "remote", "empty"],
+)
+def test_a_page_that_cannot_be_read_is_named(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore], node: BaseNode
+) -> None:
+    with pytest.raises(ValueError, match="the-bad-page"):
+        postprocessor.postprocess_nodes([*nodes, NodeWithScore(node=node)], query_str=QUERY)
+
+
+def test_spaces_around_the_query_change_nothing(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]
+) -> None:
+    padded = postprocessor.postprocess_nodes(nodes, query_str=f"\n{QUERY}\n")
+    assert padded == postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+
+
+def test_an_empty_list_and_a_missing_query_raise_no_event(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore], recorder: Recorder
+) -> None:
+    assert postprocessor.postprocess_nodes([]) == []
+    assert postprocessor.postprocess_nodes([], query_str=QUERY) == []
+    with pytest.raises(ValueError, match="ranks nodes by a query, got none"):
+        postprocessor.postprocess_nodes(nodes)
+    with pytest.raises(ValueError, match="ranks nodes by a query, got none"):
+        postprocessor.postprocess_nodes(nodes, query_str="\n ")
+    assert recorder._events == []
+
+
+def test_reranking_is_announced_to_dispatcher_and_callbacks(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore], recorder: Recorder
+) -> None:
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    postprocessor.callback_manager = CallbackManager([debug])
+    reranked = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    start, end = recorder._events
+    assert isinstance(start, ReRankStartEvent) and isinstance(end, ReRankEndEvent)
+    assert (start.top_n, start.model_name, ids(start.nodes)) == (3, postprocessor.model, ids(nodes))
+    assert end.nodes == reranked
+    [(opened, closed)] = debug.get_event_pairs(CBEventType.RERANKING)
+    assert opened.payload is not None and closed.payload is not None
+    assert (opened.payload["query_str"], opened.payload["top_k"]) == (QUERY, 3)
+    assert closed.payload["nodes"] == reranked
+
+
+def test_the_model_is_loaded_on_first_use(nodes: list[NodeWithScore]) -> None:
+    missing = ZipRerankPostprocessor(model="/no/such/checkpoint")
+    with pytest.raises(FileNotFoundError, match="/no/such/checkpoint"):
+        missing.postprocess_nodes(nodes, query_str=QUERY)
+
+
+def test_many_first_calls_load_one_model(nodes: list[NodeWithScore]) -> None:
+    postprocessor = ZipRerankPostprocessor(model=str(PARITY / "checkpoint"), device="cpu", top_n=2)
+    loaded = {id(postprocessor._seat.reranker(postprocessor._load)) for _ in range(3)}
+    assert len(loaded) == 1
+    assert len(postprocessor.postprocess_nodes(nodes, query_str=QUERY)) == 2
+
+
+def test_serialised_and_pickled_copies_rerank_alike(reranker: ListwiseReranker, nodes: list[NodeWithScore]) -> None:
+    original = ZipRerankPostprocessor.from_reranker(reranker, top_n=4, keep_ratio=0.5, device="cpu", dtype="float32")
+    expected = original.postprocess_nodes(nodes, query_str=QUERY)
+    pickled = pickle.dumps(original)
+    assert len(pickled) < 20_000  # the model stays behind
+    copies = [
+        ZipRerankPostprocessor.from_dict(json.loads(json.dumps(original.to_dict()))),
+        ZipRerankPostprocessor.from_json(original.to_json()),
+        pickle.loads(pickled),
+        copy.deepcopy(original),
+    ]
+    for twin in copies:
+        assert twin.to_dict() == original.to_dict()
+        assert twin.postprocess_nodes(nodes, query_str=QUERY) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top_n", 0),
+        ("keep_ratio", 0),
+        ("keep_ratio", 1.5),
+        ("keep_ratio", float("nan")),
+        ("pruning", "letters"),
+        ("window", 21),
+        ("stride", 20),
+    ],
+)
+def test_a_field_out_of_its_bounds_is_refused_at_once(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=str(value)):
+        ZipRerankPostprocessor(**{field: value})
+
+
+async def test_sixteen_concurrent_calls_give_the_serial_answers(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]
+) -> None:
+    nodes, questions = nodes[:3], [f"{QUERY} {i}" for i in range(16)]
+    serial = [postprocessor.postprocess_nodes(nodes, query_str=question) for question in questions]
+    calls = (postprocessor.apostprocess_nodes(nodes, query_str=question) for question in questions)
+    assert await asyncio.gather(*calls) == serial
+
+
+async def test_waiting_calls_leave_the_loop_and_its_threads_free(
+    postprocessor: ZipRerankPostprocessor, reranker: ListwiseReranker, nodes: list[NodeWithScore]
+) -> None:
+    """With the model held up, the loop still turns and its default threads still serve."""
+    with reranker._turn:
+        calls = [asyncio.ensure_future(postprocessor.apostprocess_nodes(nodes[:1], query_str=QUERY)) for _ in range(64)]
+        for _ in range(5):
+            assert await asyncio.wait_for(asyncio.to_thread(len, "free"), timeout=10) == 4
+        assert not any(call.done() for call in calls)
+    answers = await asyncio.gather(*calls)
+    assert all(answer == answers[0] for answer in answers)
+
+
+async def test_an_error_in_the_thread_reaches_the_caller(postprocessor: ZipRerankPostprocessor) -> None:
+    bad = [NodeWithScore(node=TextNode(id_="the-bad-page", text=""))]
+    with pytest.raises(ValueError, match="the-bad-page"):
+        await postprocessor.apostprocess_nodes(bad, query_str=QUERY)
+
+
+def engine_over(
+    nodes: list[NodeWithScore], postprocessor: ZipRerankPostprocessor
+) -> tuple[RetrieverQueryEngine, MockLLMWithChatMemoryOfLastCall]:
+    llm = MockLLMWithChatMemoryOfLastCall(is_chat_model=True)
+    synthesizer = get_response_synthesizer(
+        llm,
+        multimodal=True,
+        chat_prompt_helper=ChatPromptHelper(context_window=32_000),  # room for all pages in one call
+    )
+    engine = RetrieverQueryEngine.from_args(
+        FixedRetriever(nodes), llm=llm, response_synthesizer=synthesizer, node_postprocessors=[postprocessor]
+    )
+    return engine, llm
+
+
+def images_shown_to(llm: MockLLMWithChatMemoryOfLastCall) -> list[bytes]:
+    assert llm.last_chat_messages is not None
+    return [
+        BytesIO(block.resolve_image().read()).getvalue()
+        for message in llm.last_chat_messages
+        if message.role == MessageRole.USER
+        for block in message.blocks
+        if isinstance(block, ImageBlock)
+    ]
+
+
+async def test_the_llm_sees_exactly_the_best_pages_in_their_new_order(
+    postprocessor: ZipRerankPostprocessor, reranker: ListwiseReranker, nodes: list[NodeWithScore]
+) -> None:
+    ranking = reranker.rerank(QUERY, [Image.open(path) for path in PAGES])
+    expected = [PAGES[i].read_bytes() for i in ranking.order[:3]]
+    engine, llm = engine_over(nodes, postprocessor)
+    response = engine.query(QUERY)
+    assert images_shown_to(llm) == expected
+    assert ids(response.source_nodes) == [PAGES[i].stem for i in ranking.order[:3]]
+    llm.reset_memory()
+    await engine.aquery(QUERY)
+    assert images_shown_to(llm) == expected
+
+
+async def test_concurrent_questions_to_one_engine_get_the_serial_sources(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]
+) -> None:
+    engine, _ = engine_over(nodes[:4], postprocessor)
+    questions = [f"{QUERY} {i}" for i in range(16)]
+    serial = [engine.query(question).source_nodes for question in questions]
+    answers = await asyncio.gather(*(engine.aquery(question) for question in questions))
+    assert [answer.source_nodes for answer in answers] == serial
