@@ -18,19 +18,24 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from llama_index_ziprerank.reranking.pruning import WindowInputs
 
 
+def window_logits(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> list[torch.Tensor]:
+    """Score the pages of each window, differentiably: B windows -> B tensors (N,) float32 on the model's device."""
+    hidden = _hidden_states(model, windows)  # (B, L, D)
+    head = model.get_output_embeddings().weight  # (vocabulary, D)
+    return [
+        head[window.identifier_ids.to(head.device)].float() @ states[window.read_position].float()
+        for window, states in zip(windows, hidden, strict=True)
+    ]
+
+
 @torch.inference_mode()
 def identifier_logits(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> list[torch.Tensor]:
-    """Score the pages of each window: B windows -> B tensors (N,) float32 on the CPU.
+    """Score the pages of each window without gradients: B windows -> B tensors (N,) float32 on the CPU.
 
     Raises:
         FloatingPointError: when a logit is not finite.
     """
-    hidden = _hidden_states(model, windows)  # (B, L, D)
-    head = model.get_output_embeddings().weight  # (vocabulary, D)
-    logits = [
-        (head[window.identifier_ids.to(head.device)].float() @ states[window.read_position].float()).cpu()
-        for window, states in zip(windows, hidden, strict=True)
-    ]
+    logits = [scores.cpu() for scores in window_logits(model, windows)]
     if not all(scores.isfinite().all() for scores in logits):
         raise FloatingPointError(
             f"The reranker's logits are not finite in {model.dtype}. Load it with dtype='bfloat16' or 'float32'."

@@ -1,0 +1,204 @@
+"""The retriever gives the pages of an exact search as nodes, sync and async, and translates LlamaIndex's filters."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.schema import ImageDocument, ImageNode, QueryBundle
+from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from PIL import Image
+from tiny_retriever import colqwen3
+
+from llama_index_ziprerank.indices import ColPaliIndex
+from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
+from llama_index_ziprerank.retrievers import ColPaliRetriever
+
+PAGES = 12
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> MultiVectorEncoder:
+    return MultiVectorEncoder.from_pretrained(str(colqwen3(tmp_path_factory.mktemp("model"))), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 255, (64, 96, 3), dtype=np.uint8)) for _ in range(PAGES)]
+
+
+@pytest.fixture(scope="module")
+def index(
+    encoder: MultiVectorEncoder, images: list[Image.Image], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ColPaliIndex]:
+    folder = tmp_path_factory.mktemp("images")
+    documents = []
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png")
+        metadata: dict[str, Any] = {
+            "page_number": number,
+            "file_name": "ab"[number % 2],
+            "tags": [number, f"t{number}"],
+        }
+        if number < 3:
+            metadata["early"] = "yes"
+        documents.append(
+            ImageDocument(
+                id_=str(number), text=f"page {number}", image_path=str(folder / f"{number}.png"), metadata=metadata
+            )
+        )
+    with ColPaliIndex.from_documents(documents, encoder) as index:
+        yield index
+
+
+def _ids(retriever: ColPaliRetriever, question: str = "toner") -> list[str]:
+    return [found.node.node_id for found in retriever.retrieve(question)]
+
+
+def test_pages_come_by_maxsim_with_image_text_and_metadata(
+    index: ColPaliIndex, encoder: MultiVectorEncoder, images: list[Image.Image]
+) -> None:
+    query = encoder.encode_queries(["toner"])[0]
+    scores = [float((query @ page.T).max(axis=1).sum()) for page in encoder.encode_images(images)]
+    found = index.as_retriever(similarity_top_k=5).retrieve("toner")
+    order = sorted(range(PAGES), key=lambda page: -scores[page])[:5]
+    assert [node.node.node_id for node in found] == [str(page) for page in order]
+    assert [node.score for node in found] == pytest.approx([scores[page] for page in order], rel=1e-4)
+    for node, page in zip(found, order, strict=True):
+        assert isinstance(node.node, ImageNode)
+        assert np.array_equal(np.asarray(Image.open(node.node.image_path)), np.asarray(images[page]))
+        assert node.node.text == f"page {page}"
+        assert node.node.metadata["page_number"] == page
+        assert node.node.ref_doc_id == str(page)
+
+
+def test_spaces_around_a_question_mean_nothing(index: ColPaliIndex) -> None:
+    retriever = index.as_retriever()
+    assert retriever.retrieve("\n toner ") == retriever.retrieve("toner")
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_a_question_without_text_is_refused(index: ColPaliIndex, question: str) -> None:
+    with pytest.raises(ValueError, match="A question must contain text"):
+        index.as_retriever().retrieve(QueryBundle(question))
+
+
+def test_a_top_k_below_one_is_refused(index: ColPaliIndex) -> None:
+    with pytest.raises(ValueError, match="similarity_top_k must be at least 1, got 0"):
+        index.as_retriever(similarity_top_k=0)
+
+
+async def test_sixteen_concurrent_questions_give_the_serial_answers(index: ColPaliIndex) -> None:
+    retriever = index.as_retriever(similarity_top_k=4)
+    questions = [f"question {number}" for number in range(16)]
+    serial = [retriever.retrieve(question) for question in questions]
+    assert await asyncio.gather(*(retriever.aretrieve(question) for question in questions)) == serial
+
+
+async def test_an_asynchronous_question_does_not_hold_up_the_loop(
+    index: ColPaliIndex, encoder: MultiVectorEncoder
+) -> None:
+    started = threading.Event()
+
+    def slow(*_: Any) -> None:
+        started.set()
+        time.sleep(0.5)
+
+    hook = encoder.model.register_forward_pre_hook(slow)
+    try:
+        running = asyncio.create_task(index.as_retriever().aretrieve("toner"))
+        ticks = 0
+        while not running.done():
+            await asyncio.sleep(0.01)
+            ticks += started.is_set()
+        assert len(await running) == PAGES
+        assert ticks > 10
+    finally:
+        hook.remove()
+
+
+def test_retrieval_reports_to_the_callback_manager(index: ColPaliIndex) -> None:
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    ColPaliRetriever(index, 3, callback_manager=CallbackManager([handler])).retrieve("toner")
+    (pair,) = handler.get_event_pairs(CBEventType.RETRIEVE)
+    assert len(pair[1].payload["nodes"]) == 3
+
+
+def _filter(key: str, operator: FilterOperator, value: Any) -> MetadataFilter:
+    return MetadataFilter(key=key, operator=operator, value=value)
+
+
+F = FilterOperator
+ALL = set(range(PAGES))
+
+
+@pytest.mark.parametrize(
+    ("part", "pages"),
+    [
+        (_filter("file_name", F.EQ, "a"), {0, 2, 4, 6, 8, 10}),
+        (_filter("file_name", F.NE, "a"), {1, 3, 5, 7, 9, 11}),
+        (_filter("page_number", F.EQ, 3), {3}),
+        (_filter("page_number", F.EQ, 3.0), {3}),
+        (_filter("page_number", F.GT, 9), {10, 11}),
+        (_filter("page_number", F.GTE, 9), {9, 10, 11}),
+        (_filter("page_number", F.LT, 1), {0}),
+        (_filter("page_number", F.LTE, 1.0), {0, 1}),
+        (_filter("page_number", F.IN, [1, 5, 99]), {1, 5}),
+        (_filter("page_number", F.NIN, [1, 5]), ALL - {1, 5}),
+        (_filter("tags", F.CONTAINS, "t4"), {4}),
+        (_filter("tags", F.CONTAINS, 4), {4}),
+        (_filter("tags", F.ANY, ["t4", "t5"]), {4, 5}),
+        (_filter("tags", F.ALL, ["t4", "t5"]), set()),
+        (_filter("early", F.IS_EMPTY, None), ALL - {0, 1, 2}),
+        (_filter("early", F.NE, "yes"), ALL - {0, 1, 2}),
+        (_filter("unknown", F.EQ, "a"), set()),
+    ],
+)
+def test_every_operator_passes_exactly_its_pages(index: ColPaliIndex, part: MetadataFilter, pages: set[int]) -> None:
+    filters = MetadataFilters(filters=[part])
+    assert set(_ids(index.as_retriever(filters=filters))) == {str(page) for page in pages}
+
+
+@pytest.mark.parametrize(
+    ("condition", "pages"),
+    [
+        (FilterCondition.AND, {2, 4}),
+        (FilterCondition.OR, {0, 1, 2, 3, 4, 6, 8, 10}),
+        (FilterCondition.NOT, {5, 7, 9, 11}),
+    ],
+)
+def test_conditions_combine_and_nest(index: ColPaliIndex, condition: FilterCondition, pages: set[int]) -> None:
+    inner = MetadataFilters(filters=[_filter("page_number", F.GTE, 1), _filter("page_number", F.LTE, 4)])
+    filters = MetadataFilters(filters=[_filter("file_name", F.EQ, "a"), inner], condition=condition)
+    assert set(_ids(index.as_retriever(filters=filters))) == {str(page) for page in pages}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (_filter("text", F.TEXT_MATCH, "a"), "'text' text_match is not supported"),
+        (_filter("page_number", F.GT, "3"), "'page_number' > needs a number, got '3'"),
+        (_filter("page_number", F.EQ, [3]), "'page_number' == needs one string or number"),
+        (_filter("page_number", F.IN, 3), "'page_number' in needs a list, got 3"),
+    ],
+)
+def test_a_filter_that_cannot_be_expressed_is_refused_at_once(
+    index: ColPaliIndex, part: MetadataFilter, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        index.as_retriever(filters=MetadataFilters(filters=[part]))
+
+
+def test_the_found_nodes_are_the_callers_own(index: ColPaliIndex) -> None:
+    retriever = index.as_retriever(similarity_top_k=1)
+    first = retriever.retrieve("toner")[0]
+    before = first.model_copy(deep=True)
+    first.node.metadata["note"] = "mine"
+    assert retriever.retrieve("toner")[0] == before
+    assert Path(before.node.image_path).parent == index.image_dir
