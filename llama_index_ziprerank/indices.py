@@ -306,7 +306,7 @@ def _encoder(
 ) -> MultiVectorEncoder:
     if isinstance(model, MultiVectorEncoder):
         return model
-    return MultiVectorEncoder.from_pretrained(resolve_retriever(model), device, dtype, pool_factor=pool_factor)
+    return MultiVectorEncoder.from_pretrained(model, device, dtype, pool_factor=pool_factor)
 
 
 def _describe(model: str | MultiVectorEncoder, encoder: MultiVectorEncoder, *, has_vectors: bool) -> Manifest:

@@ -8,8 +8,17 @@ from llama_index_ziprerank.compat import import_torchvision
 
 import_torchvision()
 
+from llama_index_ziprerank.reranking.features import PageFeatures  # noqa: E402
 from llama_index_ziprerank.reranking.inputs import RankingInputs, build_ranking_inputs  # noqa: E402
 from llama_index_ziprerank.reranking.pruning import PruningMode  # noqa: E402
 from llama_index_ziprerank.reranking.reranker import ListwiseReranker, Ranking, RerankMemoryError  # noqa: E402
 
-__all__ = ["ListwiseReranker", "PruningMode", "Ranking", "RankingInputs", "RerankMemoryError", "build_ranking_inputs"]
+__all__ = [
+    "ListwiseReranker",
+    "PageFeatures",
+    "PruningMode",
+    "Ranking",
+    "RankingInputs",
+    "RerankMemoryError",
+    "build_ranking_inputs",
+]

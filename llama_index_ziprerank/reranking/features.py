@@ -36,6 +36,16 @@ def page_features(
 
     ``pages`` may be a generator: only the pages of one call are held at once. Answers keep the given order.
     """
+    return differentiable_page_features(model, pages, patches_per_call=patches_per_call)
+
+
+def differentiable_page_features(
+    model: Qwen3VLForConditionalGeneration,
+    pages: Iterable[PagePatches],
+    *,
+    patches_per_call: int = PATCHES_PER_CALL,
+) -> list[PageFeatures]:
+    """Do the same as `page_features` for a vision tower that is being trained."""
     return [features for batch in _batches(pages, patches_per_call) for features in _features(model, batch)]
 
 

@@ -1,12 +1,11 @@
 """A checkpoint's name becomes a model and a processor: where it runs, in which precision, and what is refused."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from llama_index_ziprerank.checkpoints import resolve_reranker
+from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, identifier_token_ids
 from llama_index_ziprerank.vision import use_linear_patch_embedding
 
@@ -62,12 +61,7 @@ def default_device() -> str:
 
 def _check_checkpoint(name_or_path: str, path: str) -> None:
     """Refuse what is not a Qwen3-VL checkpoint before any weight is read."""
-    looks_local = path.startswith((".", "~", "/")) or path.count("/") > 1 or "\\" in path
-    if looks_local and not Path(path).is_dir():
-        raise FileNotFoundError(
-            f"No reranker checkpoint at {name_or_path!r}: the folder {path!r} does not exist. "
-            'Pass "nano", a folder with a Qwen3-VL checkpoint, or a name on the Hugging Face Hub.'
-        )
+    check_folder(name_or_path, path)
     try:
         model_type = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     except (OSError, ValueError) as error:

@@ -44,7 +44,6 @@ def check_pruning(keep_ratio: float, pruning: str) -> None:
         raise ValueError(f"pruning is one of {', '.join(map(repr, get_args(PruningMode)))}, got {pruning!r}.")
 
 
-@torch.no_grad()
 def window_inputs(
     model: Qwen3VLForConditionalGeneration,
     prompt: RankingPrompt,
@@ -67,8 +66,9 @@ def window_inputs(
     input_ids, position_ids = prompt.input_ids.to(merged.device), position_ids[:, 0].to(merged.device)
     if keep_ratio < 1:
         text_ids = prompt.text_ids if pruning == "prompt" else prompt.query_ids
-        scores = score_patches(merged, _embed(model, text_ids, pruning))
-        kept = keep_best(scores, prompt.visual_counts, keep_ratio)  # (V,)
+        with torch.no_grad():  # what is kept is no matter of degree; gradients pass through the features alone
+            scores = score_patches(merged, _embed(model, text_ids, pruning))
+            kept = keep_best(scores, prompt.visual_counts, keep_ratio)  # (V,)
         is_kept = torch.ones_like(input_ids, dtype=torch.bool)
         is_kept[prompt.is_visual.to(is_kept.device)] = kept
         input_ids, position_ids = input_ids[is_kept], position_ids[:, is_kept]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from llama_index_ziprerank.reranking.features import page_features
+from llama_index_ziprerank.reranking.features import PageFeatures, page_features
 from llama_index_ziprerank.reranking.inputs import PagePatches, build_ranking_prompt, prepare_page
 from llama_index_ziprerank.reranking.loading import load_model, load_processor
 from llama_index_ziprerank.reranking.pruning import PruningMode, WindowInputs, check_pruning, window_inputs
@@ -99,20 +99,26 @@ class ListwiseReranker:
         model = load_model(name_or_path, device, dtype, attn_implementation)
         return cls(model, load_processor(name_or_path), name_or_path)
 
+    def encode_pages(self, images: Sequence[Image.Image]) -> list[PageFeatures]:
+        """Run the vision tower once for pages that several queries will ask about; `rerank` takes the outcome."""
+        with self._turn:
+            return page_features(self.model, self._prepared(images))
+
     def rerank(
         self,
         query: str,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | PageFeatures],
         keep_ratio: float = 1.0,
         pruning: PruningMode = "prompt",
         window: int = 20,
         stride: int = 10,
     ) -> Ranking:
-        """Rank page images by their relevance to ``query``.
+        """Rank page images, or what `encode_pages` made of them, by their relevance to ``query``.
 
         Args:
             query: the question, in the user's words.
-            images: the candidate pages, best guess first; scaled down to 1024 pixels where larger.
+            images: the candidate pages, best guess first; scaled down to 1024 pixels where larger. Pages that are
+                asked about again and again may be given as features: the vision tower then stays out of the query.
             keep_ratio: part of each page's visual tokens that the language model reads, above 0 and at most 1.
             pruning: what visual tokens are compared with when some are dropped (`PruningMode`).
             window: pages in one forward pass, 2 to 20.
@@ -142,13 +148,13 @@ class ListwiseReranker:
     def _rerank(
         self,
         query: str,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | PageFeatures],
         keep_ratio: float,
         pruning: PruningMode,
         window: int,
         stride: int,
     ) -> Ranking:
-        features = page_features(self.model, self._prepared(images))
+        features = self._features(images)
         tally = _Tally(len(images))
 
         def rank(candidates: Sequence[int]) -> list[int]:
@@ -160,6 +166,11 @@ class ListwiseReranker:
             return [candidates[i] for i in logits.argsort(descending=True, stable=True).tolist()]
 
         return tally.ranking(slide(len(images), window, stride, rank))
+
+    def _features(self, pages: Sequence[Image.Image | PageFeatures]) -> list[PageFeatures]:
+        images = [page for page in pages if not isinstance(page, PageFeatures)]
+        fresh = iter(page_features(self.model, self._prepared(images)))
+        return [page if isinstance(page, PageFeatures) else next(fresh) for page in pages]
 
     def _prepared(self, images: Sequence[Image.Image]) -> Iterator[PagePatches]:
         for i, image in enumerate(images):

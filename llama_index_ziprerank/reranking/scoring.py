@@ -9,6 +9,7 @@ FlashAttention run with ``is_causal``) and does not take gaps in the positions f
 """
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -43,18 +44,31 @@ def identifier_logits(model: Qwen3VLForConditionalGeneration, windows: Sequence[
     return logits
 
 
-def _hidden_states(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> torch.Tensor:
+def forward_arguments(
+    windows: Sequence[WindowInputs], *, padding_side: Literal["right", "left"] = "right"
+) -> dict[str, Any]:
+    """Pad windows to one length and write them as arguments of the transformers forward.
+
+    On the right the padding needs no mask (see above); on the left it does, and columns move by the padding.
+    """
     padding = int(windows[0].input_ids[-1])  # any text token will do: nothing reads it
-    input_ids = pad_sequence([window.input_ids for window in windows], batch_first=True, padding_value=padding)
-    position_ids = pad_sequence([window.position_ids.T for window in windows], batch_first=True)  # (B, L, 3)
+    input_ids = pad_sequence([w.input_ids for w in windows], True, padding, padding_side)  # (B, L)
+    position_ids = pad_sequence([w.position_ids.T for w in windows], True, 0, padding_side)  # (B, L, 3)
+    attention_mask = torch.ones_like(input_ids)
+    if padding_side == "left":
+        attention_mask = pad_sequence([torch.ones_like(w.input_ids) for w in windows], True, 0, padding_side)
     layers = zip(*(window.deepstack for window in windows), strict=True)
     features = BaseModelOutputWithDeepstackFeatures(
         pooler_output=tuple(window.merged for window in windows), deepstack_features=list(layers)
     )
-    return model.model(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        position_ids=position_ids.permute(2, 0, 1),  # (3, B, L)
-        mm_encoder_outputs={"image": features},
-        use_cache=False,
-    ).last_hidden_state
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": position_ids.permute(2, 0, 1),  # (3, B, L)
+        "mm_encoder_outputs": {"image": features},
+        "use_cache": False,
+    }
+
+
+def _hidden_states(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> torch.Tensor:
+    return model.model(**forward_arguments(windows)).last_hidden_state

@@ -9,6 +9,8 @@ from colpali_engine import models
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from llama_index_ziprerank.checkpoints import check_folder, resolve_retriever
+
 
 @dataclass(frozen=True)
 class Family:
@@ -43,25 +45,27 @@ class RetrieverError(ValueError):
 def load(name_or_path: str, device: str, dtype: torch.dtype | str) -> tuple[Family, PreTrainedModel, Any]:
     """Load family, model (evaluation mode, on ``device``) and processor of a retriever.
 
-    A full checkpoint or a LoRA adapter, from the Hugging Face Hub or a folder. Only safetensors are read, and code
+    ``"nano"``, or a full checkpoint or LoRA adapter from the Hugging Face Hub or a folder. Only safetensors are read, and code
     inside a repository is never run.
 
     Raises:
         RetrieverError: when the checkpoint is of no supported family, or is a base model without a trained projection.
         OSError: when it cannot be found.
     """
-    adapter = _read_json(name_or_path, "adapter_config.json")
+    path = resolve_retriever(name_or_path)
+    check_folder(name_or_path, path)
+    adapter = _read_json(path, "adapter_config.json")
     base = adapter["base_model_name_or_path"] if adapter else None
-    config = _read_json(name_or_path, "config.json")
+    config = _read_json(path, "config.json")
     if config is None and base is not None:
         config = _read_json(base, "config.json")
     if config is None:
         raise RetrieverError(f"{name_or_path!r} has no config.json (nor an adapter_config.json that names its base).")
     family = _family(name_or_path, config)
-    if adapter and not _has(name_or_path, "adapter_model.safetensors"):
+    if adapter and not _has(path, "adapter_model.safetensors"):
         raise RetrieverError(f"The adapter {name_or_path!r} has no adapter_model.safetensors; no other format is read.")
     model, loading = family.model.from_pretrained(
-        name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if any(key.startswith(family.projection + ".") for key in loading["missing_keys"]):
         raise RetrieverError(
@@ -70,7 +74,7 @@ def load(name_or_path: str, device: str, dtype: torch.dtype | str) -> tuple[Fami
         )
     if family.unused_head:
         model.set_submodule(family.unused_head, torch.nn.Identity())  # PaliGemma's: 257,216 logits a token
-    home = base if base and not _has(name_or_path, "tokenizer_config.json") else name_or_path
+    home = base if base and not _has(path, "tokenizer_config.json") else path
     processor = family.processor.from_pretrained(home, trust_remote_code=False)
     return family, model.to(device).eval(), processor
 

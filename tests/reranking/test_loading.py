@@ -29,7 +29,7 @@ def test_an_unknown_precision_is_refused(checkpoint: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="No reranker checkpoint at .*nowhere.*does not exist"):
+    with pytest.raises(FileNotFoundError, match="No checkpoint at .*nowhere.*does not exist"):
         ListwiseReranker.from_pretrained(str(tmp_path / "nowhere"))
 
 

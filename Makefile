@@ -1,0 +1,42 @@
+# Every target sets up what it needs, once, in .venv; nothing else is to be typed.
+#   make demo       ask the manual that ships with the repository a question
+#   make test       linters, types, import contracts, tests
+#   make lint       the same without the tests
+#   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
+#   make clean      remove what the other targets made, .venv included
+
+BIN := .venv/bin
+STAMP := .venv/.set-up
+MANUAL := demo/gle-manual-chapters-4-9.pdf
+QUESTION ?= How do I draw a bar graph?
+PICTURE ?= answer.png
+QUERIES ?= 40
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint evaluate clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(STAMP): pyproject.toml scripts/set_up.sh
+	@PYTHON="$(PYTHON)" bash scripts/set_up.sh
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/ziprerank ask "$(QUESTION)" --pdf $(MANUAL) --picture $(PICTURE)
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+evaluate: $(STAMP)
+	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist answer.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

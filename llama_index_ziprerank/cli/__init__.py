@@ -1,0 +1,49 @@
+"""`ziprerank`: a thin command line over the doors and the wings.
+
+Results go to stdout, progress and errors to stderr. What a user can set right is one line and exit code 2.
+Torch and LlamaIndex are imported inside the commands, so that `--help` stays quick.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from llama_index_ziprerank.cli.evaluate import evaluate
+from llama_index_ziprerank.cli.label import label
+from llama_index_ziprerank.cli.models import models
+from llama_index_ziprerank.cli.search import ask, index
+from llama_index_ziprerank.cli.train import train_app
+
+app = typer.Typer(
+    help="Find the pages of PDF files that answer a question: a ColPali first stage, reordered by ZipRerank.",
+    epilog="ZIPRERANK_DEBUG=1 shows the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(index)
+app.command()(ask)
+app.command()(models)
+app.command()(label)
+app.add_typer(evaluate, name="evaluate")
+app.add_typer(train_app, name="train")
+
+
+@app.callback()
+def _quieten() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line, by default the one the process was started with; always ends in SystemExit."""
+    try:
+        app(arguments, prog_name="ziprerank")
+    except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:  # what doors and rooms document
+        if os.environ.get("ZIPRERANK_DEBUG"):
+            raise
+        print(f"ziprerank: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        sys.exit(2)

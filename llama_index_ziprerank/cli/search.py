@@ -1,0 +1,187 @@
+"""`ziprerank index` and `ziprerank ask`: PDF files become an index, a question becomes a ranked list of pages."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from PIL import Image
+from rich.table import Table
+
+from llama_index_ziprerank.checkpoints import EMBEDDED
+from llama_index_ziprerank.cli.console import AsJson, KeepRatio, err, hide_weight_bars, out, print_json, track
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import NodeWithScore
+
+    from llama_index_ziprerank import ColPaliIndex, ZipRerankPostprocessor
+
+CANDIDATES = 20  # pages of the first stage that the reranker sees: one window
+
+Files = Annotated[list[Path], typer.Argument(metavar="PDF", help="PDF files.", show_default=False)]
+Retriever = Annotated[
+    str | None, typer.Option(metavar="NAME", help="First-stage model  [default: nano]", show_default=False)
+]
+Reranker = Annotated[str, typer.Option(metavar="NAME", help="Reranker; `ziprerank models` lists some.")]
+
+
+@dataclass(frozen=True)
+class FoundPage:
+    """One page of an answer. Ranks and page numbers count from 1; an index made in Python may lack the latter."""
+
+    rank: int
+    rank_before: int
+    file: str
+    page_label: str | None
+    page_number: int | None
+    score: float
+    logit: float
+    first_stage_score: float
+
+
+def index(
+    files: Files,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the index, made where it is missing.")],
+    retriever: Retriever = None,
+) -> None:
+    """Build an index of PDF files in a folder, or add them to the index there."""
+    hide_weight_bars()
+    started = time.perf_counter()
+    with _build_index(files, retriever, to) as built:
+        pages = built.store.count()
+    err.print(f"The index in {to} holds {pages} pages; built in {time.perf_counter() - started:.1f} s.", soft_wrap=True)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for.", show_default=False)],
+    more_files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)] = None,
+    from_index: Annotated[
+        Path | None, typer.Option("--index", metavar="DIR", help="Index made by `ziprerank index`.", show_default=False)
+    ] = None,
+    pdf: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE...", help="PDF files to search directly.", show_default=False)
+    ] = None,
+    model: Reranker = EMBEDDED,
+    retriever: Retriever = None,
+    top_n: Annotated[int, typer.Option(metavar="N", min=1, help="Pages to show.")] = 5,
+    keep_ratio: KeepRatio = 1.0,
+    as_json: AsJson = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the pages found as a contact sheet.", show_default=False)
+    ] = None,
+) -> None:
+    """Find the pages that answer a question, in an index or in PDF files."""
+    files = [*(pdf or []), *(more_files or [])]
+    _check_source(from_index, pdf, files, retriever)
+    _check_picture(picture)
+    hide_weight_bars()
+    from llama_index_ziprerank import ColPaliIndex, ZipRerankPostprocessor
+
+    reranker = ZipRerankPostprocessor(model=model, top_n=top_n, keep_ratio=keep_ratio)
+    with ColPaliIndex.load(from_index) if from_index else _build_index(files, retriever) as source:
+        started = time.perf_counter()
+        with err.status("asking"):
+            nodes = _ask(source, question, reranker)
+        seconds = time.perf_counter() - started
+        pages = [_found(rank, node) for rank, node in enumerate(nodes, start=1)]
+        if picture and nodes:
+            _draw(question, pages, nodes).save(picture)
+    if as_json:
+        print_json({"question": question, "model": model, "seconds": seconds, "pages": [*map(asdict, pages)]})
+    else:
+        _print_table(question, pages)
+        err.print(f"Found in {seconds:.1f} s." + (f" Picture: {picture}" if picture and nodes else ""), soft_wrap=True)
+
+
+def _check_source(index: Path | None, pdf: list[Path] | None, files: list[Path], retriever: str | None) -> None:
+    if index and files:
+        raise ValueError("Pass either --index DIR or --pdf FILE, not both.")
+    if not index and not pdf:
+        raise ValueError("Nothing to search. Pass --index DIR or --pdf FILE.")
+    if index and retriever:
+        raise ValueError("--retriever has no effect with --index, which knows its own. Leave it out.")
+
+
+def _check_picture(picture: Path | None) -> None:
+    """Refuse before the work what could not be saved after it."""
+    if picture and picture.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{picture} has no ending of a picture that can be written. Name it .png or .jpg.")
+    if picture and not picture.absolute().parent.is_dir():
+        raise ValueError(f"The folder of {picture} does not exist. Make it first.")
+
+
+def _build_index(files: list[Path], retriever: str | None, persist_dir: Path | None = None) -> "ColPaliIndex":
+    from pdf2image import pdfinfo_from_path
+
+    from llama_index_ziprerank import ColPaliIndex, PDFPageReader
+    from llama_index_ziprerank.pages.pdf import read_pages
+
+    for file in files:
+        read_pages(file)  # opens it: what is wrong with a file is told before a model is loaded
+    total = sum(pdfinfo_from_path(str(file))["Pages"] for file in files)
+    reader = PDFPageReader()
+    documents = (document for file in files for document in reader.lazy_load_data(file))
+    return ColPaliIndex.from_documents(
+        track(documents, "indexing pages", total), model=retriever or EMBEDDED, persist_dir=persist_dir
+    )
+
+
+def _ask(source: "ColPaliIndex", question: str, reranker: "ZipRerankPostprocessor") -> "list[NodeWithScore]":
+    """Ask the query engine for its pages; no LLM is there to write an answer."""
+    from llama_index.core.llms import MockLLM
+    from llama_index.core.schema import QueryBundle
+
+    engine = source.as_query_engine(
+        llm=MockLLM(is_chat_model=True), similarity_top_k=CANDIDATES, node_postprocessors=[reranker]
+    )
+    return engine.retrieve(QueryBundle(question))
+
+
+def _found(rank: int, node: "NodeWithScore") -> FoundPage:
+    from llama_index_ziprerank import nodes
+
+    metadata = node.metadata
+    return FoundPage(
+        rank=rank,
+        rank_before=metadata[nodes.FIRST_STAGE_RANK],
+        file=metadata.get(nodes.FILE_NAME, node.node_id),
+        page_label=metadata.get(nodes.PAGE_LABEL),
+        page_number=metadata.get(nodes.PAGE_NUMBER),
+        score=node.get_score(),
+        logit=metadata[nodes.LOGIT],
+        first_stage_score=metadata[nodes.FIRST_STAGE_SCORE],
+    )
+
+
+def _print_table(question: str, pages: list[FoundPage]) -> None:
+    table = Table(title=question, title_justify="left", box=None)
+    for name in ("rank", "page", "score", "rank before"):
+        table.add_column(name, justify="right")
+    table.add_column("file", overflow="fold")
+    for page in pages:
+        table.add_row(str(page.rank), _page_name(page), f"{page.score:.3f}", str(page.rank_before), page.file)
+    out.print(table)
+
+
+def _page_name(page: FoundPage) -> str:
+    """The number printed on the page; where that differs, its position in the file too."""
+    if page.page_number is None or page.page_label == str(page.page_number):
+        return page.page_label or "-"
+    return f"{page.page_label} (PDF {page.page_number})"
+
+
+def _draw(question: str, pages: list[FoundPage], nodes: "list[NodeWithScore]") -> Image.Image:
+    from llama_index_ziprerank.nodes import page_image_or_rendered_text
+    from llama_index_ziprerank.pages.contact_sheet import Tile, contact_sheet
+
+    tiles = [
+        Tile(
+            page_image_or_rendered_text(node.node),
+            page.rank,
+            page.rank_before,
+            f"page {_page_name(page)} · {page.score:.3f} · {page.file}",
+        )
+        for page, node in zip(pages, nodes, strict=True)
+    ]
+    return contact_sheet(question, tiles)

@@ -1,0 +1,87 @@
+"""What stands where on a page, as labels for reading: characters under points, word pieces under merged tokens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words
+from llama_index_ziprerank.training.nano.model import TOKEN_SIDE
+
+GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;-_()[]{}<>=+*/\\'\"#$%&@!?|~^`"
+"""Characters told apart when reading; case is folded. Class 0 is blank, the last class is any other character."""
+
+GLYPH_CLASSES = len(GLYPHS) + 2
+POINT_STEP = 4
+"""Pixels between the points along a line at which the character is asked for."""
+
+_GLYPH_CLASS = {character: index + 1 for index, character in enumerate(GLYPHS)}
+MOST_PIECES = 6
+"""Word pieces that one merged token can own."""
+
+
+@dataclass(frozen=True)
+class LabelledPage:
+    """A page with its labels. H x W pixels, N word pieces."""
+
+    image: np.ndarray  # (H, W) uint8
+    glyphs: np.ndarray  # (H / 4, W / 4) uint8, class under the middle of each 4 x 4 square
+    pieces: np.ndarray  # (N,) int32 token ids
+    spans: np.ndarray  # (N, 3) float32: left, right, vertical middle in pixels
+
+
+def label_page(page: CorpusPage, tokenizer: PreTrainedTokenizerFast) -> LabelledPage:
+    """Label one page; words of a single character own no token, they say nothing about the page."""
+    height, width = page.image.shape
+    glyphs = np.zeros((height // POINT_STEP, width // POINT_STEP), np.uint8)
+    for code, box in zip(page.codes, page.boxes, strict=True):
+        if box[2] > box[0]:
+            left, top, right, bottom = (max(0, int(round(edge / POINT_STEP))) for edge in box)
+            glyphs[top:bottom, left : max(right, left + 1)] = _GLYPH_CLASS.get(chr(code).lower(), GLYPH_CLASSES - 1)
+    words = [(word, boxes) for word, boxes in iterate_words(page) if len(word) > 1]
+    pieces: list[int] = []
+    spans: list[tuple[float, float, float]] = []
+    if words:
+        encoded = tokenizer([word for word, _ in words], add_special_tokens=False, return_offsets_mapping=True)
+        for (_, boxes), ids, offsets in zip(words, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            for token, (start, end) in zip(ids, offsets, strict=True):
+                span = boxes[start:end]
+                if len(span):
+                    pieces.append(token)
+                    spans.append((span[0, 0], span[-1, 2], (span[0, 1] + span[0, 3]) / 2))
+    return LabelledPage(page.image, glyphs, np.array(pieces, np.int32), np.array(spans, np.float32).reshape(-1, 3))
+
+
+def crop(page: LabelledPage, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut a crop (top and left multiples of 4; white beyond the page).
+
+    Returns gray (height, width) uint8, glyphs (height / 4, width / 4) uint8 and owned pieces
+    (height / 32 * width / 32, MOST_PIECES) int32 in row-major token order, -1 where there is none.
+    """
+    gray = np.full((height, width), 255, np.uint8)
+    part = page.image[top : top + height, left : left + width]
+    gray[: part.shape[0], : part.shape[1]] = part
+    glyphs = np.zeros((height // POINT_STEP, width // POINT_STEP), np.uint8)
+    labels = page.glyphs[top // POINT_STEP : (top + height) // POINT_STEP, left // POINT_STEP :][
+        :, : width // POINT_STEP
+    ]
+    glyphs[: labels.shape[0], : labels.shape[1]] = labels
+    return gray, glyphs, _owned_pieces(page, top, left, height // TOKEN_SIDE, width // TOKEN_SIDE)
+
+
+def _owned_pieces(page: LabelledPage, top: int, left: int, rows: int, columns: int) -> np.ndarray:
+    """A merged token owns the pieces whose middle it holds, and those that span most of its width."""
+    owned = np.full((rows * columns, MOST_PIECES), -1, np.int32)
+    filled = np.zeros(rows * columns, np.int32)
+    start, end = (page.spans[:, 0] - left) / TOKEN_SIDE, (page.spans[:, 1] - left) / TOKEN_SIDE
+    row = np.floor((page.spans[:, 2] - top) / TOKEN_SIDE).astype(int)
+    inside = np.flatnonzero((row >= 0) & (row < rows) & (end > 0) & (start < columns))
+    for index in inside:
+        middle = int(np.floor((start[index] + end[index]) / 2))
+        for column in range(max(0, int(start[index])), min(columns - 1, int(end[index])) + 1):
+            covered = min(end[index], column + 1) - max(start[index], column)
+            token = row[index] * columns + column
+            if (column == middle or covered > 0.65) and filled[token] < MOST_PIECES:
+                owned[token, filled[token]] = page.pieces[index]
+                filled[token] += 1
+    return owned

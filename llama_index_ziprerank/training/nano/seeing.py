@@ -1,0 +1,89 @@
+"""Between the stages: the trained tower looks at every corpus page once, and what it saw is kept (the tower is frozen)."""
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+from llama_index_ziprerank.reranking.features import page_features
+from llama_index_ziprerank.reranking.inputs import prepare_page
+from llama_index_ziprerank.training.nano.corpus import load_page
+from llama_index_ziprerank.training.nano.export import EMBEDDING_NORM, build_processor, build_reranker
+from llama_index_ziprerank.training.nano.lists import SeenPage
+from llama_index_ziprerank.training.nano.queries import page_words
+from llama_index_ziprerank.training.nano.reading import Reader
+from llama_index_ziprerank.vision import use_linear_patch_embedding
+
+_TELLING = 0.25
+"""Rarity below which a piece tells nothing: it stands on a quarter of the pages or so."""
+
+SHARD = 100
+"""Pages in one file of features: what an interrupted run loses at most."""
+
+
+def sample_pages(paths: Sequence[Path], most: int, seed: int = 1) -> list[Path]:
+    """Draw up to `most` pages, equally many from each manual."""
+    manuals: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        manuals[path.parent.name].append(path)
+    each, rng = most // len(manuals), random.Random(seed)
+    return [path for _, pages in sorted(manuals.items()) for path in sorted(rng.sample(pages, min(each, len(pages))))]
+
+
+def visual_norm(reader: Reader, tokenizer: PreTrainedTokenizerFast, paths: Sequence[Path]) -> float:
+    """Mean length of the reader's merged tokens over some pages."""
+    model = build_reranker(reader, tokenizer, EMBEDDING_NORM)  # scale 1
+    use_linear_patch_embedding(model.model.visual)
+    merged = torch.cat([_see(model, tokenizer, path).flatten(0, 1) for path in paths])
+    return float(merged[:, :-1].norm(dim=-1).mean())
+
+
+def see_pages(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, paths: Sequence[Path], folder: Path
+) -> None:
+    """Write the merged tokens of all pages into `folder`, a shard at a time; shards that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(paths), SHARD):
+        shard = folder / f"{start:06d}.safetensors"
+        if not shard.exists():
+            seen = {
+                f"{path.parent.name}/{path.name}": _see(model, tokenizer, path) for path in paths[start : start + SHARD]
+            }
+            partial = shard.with_suffix(f".{id(seen)}")
+            save_file({name: merged.half().contiguous() for name, merged in seen.items()}, partial)
+            partial.rename(shard)
+
+
+def load_seen(corpus: Path, folder: Path) -> list[SeenPage]:
+    """Join what was seen with the words of the corpus pages."""
+    pages = []
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a dict
+                pages.append(SeenPage(page_words(load_page(corpus / name)), stored.get_tensor(name)))
+    return pages
+
+
+def _see(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, path: Path) -> torch.Tensor:
+    """Merged tokens of one page as the reranker gets them at inference: (R, C, D)."""
+    image = Image.fromarray(load_page(path).image).convert("RGB")
+    [features] = page_features(model, [prepare_page(build_processor(tokenizer), image)])
+    _, height, width = features.grid
+    return features.merged.view(height // 2, width // 2, -1)
+
+
+def piece_rarity(pages: Sequence[SeenPage], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """How much each word piece tells, (V,) in 0..1: inverse document frequency over its maximum, small values zero."""
+    counts = torch.zeros(len(tokenizer))
+    for page in pages:
+        ids = tokenizer(" ".join(page.words.words), add_special_tokens=False).input_ids
+        counts[list(set(ids))] += 1
+    rarity = ((1 + len(pages)) / (1 + counts)).log() / math.log(1 + len(pages))
+    return torch.where(rarity < _TELLING, 0.0, rarity)

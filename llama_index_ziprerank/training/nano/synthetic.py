@@ -1,0 +1,60 @@
+"""Text set as page images in many fonts, with the place of every character known: breadth for reading (stage 0)."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from llama_index_ziprerank.training.nano.corpus import CorpusPage
+
+
+def set_page(words: list[str], font_path: Path, rng: random.Random, width: int = 768, height: int = 1024) -> CorpusPage:
+    """Set `words` in one font with random size, leading, indents and ink on one page of width x height pixels."""
+    paper, ink = rng.choice([255, 255, 255, rng.randint(225, 255)]), rng.choice([0, 0, rng.randint(0, 90)])
+    picture = Image.new("L", (width, height), paper)
+    draw = ImageDraw.Draw(picture)
+    codes: list[int] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    margin = rng.randint(16, 110)
+    top, source = float(rng.randint(10, 80)), iter(words)
+    while top < height - 40:
+        font = ImageFont.truetype(str(font_path), rng.choice([11, 12, 12, 13, 13, 14, 15, 16, 18, 22, 30]))
+        leading = font.size * rng.uniform(1.12, 1.6)
+        for _ in range(rng.randint(1, 9)):  # a paragraph of one size
+            left = float(margin + rng.choice([0, 0, 0, rng.randint(0, 60)]))
+            while left < width - margin and top < height - leading:
+                word = next(source, None)
+                if word is None:
+                    return CorpusPage(font_path.stem, 0, np.asarray(picture), np.array(codes, np.uint32), _array(boxes))
+                if left + font.getlength(word) > width - 8:
+                    break
+                draw.text((left, top), word, fill=ink, font=font)
+                ascent, descent = font.getmetrics()
+                for count, character in enumerate(word):
+                    start, end = left + font.getlength(word[:count]), left + font.getlength(word[: count + 1])
+                    codes.append(ord(character))
+                    boxes.append((start, top, end, top + ascent + descent))
+                codes.append(ord(" "))
+                boxes.append((0.0, 0.0, 0.0, 0.0))
+                left += font.getlength(word + " ")
+            top += leading
+        top += rng.uniform(0, 1.5) * leading
+    return CorpusPage(font_path.stem, 0, np.asarray(picture), np.array(codes, np.uint32), _array(boxes))
+
+
+def _array(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:
+    return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def set_pages(texts: list[str], fonts: list[Path], count: int, seed: int = 0) -> list[CorpusPage]:
+    """Set `count` pages of words drawn from `texts`, in reading order or shuffled, each page in one of `fonts`."""
+    rng = random.Random(seed)
+    pages = []
+    for _ in range(count):
+        words = " ".join(rng.sample(texts, min(3, len(texts)))).split()
+        words = [word[:30] for word in words if word.isascii()]
+        if rng.random() < 0.4:
+            rng.shuffle(words)
+        pages.append(set_page(words, rng.choice(fonts), rng))
+    return pages

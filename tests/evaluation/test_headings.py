@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+from tiny_manual import CHAPTERS, tiny_manual, write_pdf
+
+from llama_index_ziprerank.evaluation.headings import (
+    Heading,
+    HeadingQuery,
+    clean_title,
+    find_listings,
+    label_manual,
+    read_outline,
+)
+
+
+@pytest.mark.parametrize(
+    ("title", "query"),
+    [
+        ("4.2 Bar Graphs", "Bar Graphs"),
+        ("4  Bar\n Graphs", "Bar Graphs"),
+        ("4.2. Bar Graphs", "Bar Graphs"),
+        ("A.5 Font Tables", "Font Tables"),
+        ("Chapter IV: The Key Module", "The Key Module"),
+        ("Appendix B Markers of GLE", "Markers of GLE"),
+        ("3D Bar Graphs", "3D Bar Graphs"),
+        ("A simple graph", "A simple graph"),
+        ("I/O Functions", "I/O Functions"),
+        ("Ofﬁce hours", "Office hours"),
+    ],
+)
+def test_a_heading_loses_its_number_and_nothing_else(title: str, query: str) -> None:
+    assert clean_title(title) == query
+
+
+def test_an_outline_is_read_in_order_with_pages_from_1(tmp_path: Path) -> None:
+    outline = read_outline(tiny_manual(tmp_path / "manual.pdf"))
+
+    assert outline[0] == Heading("Contents", 1)
+    assert [heading.page for heading in outline] == list(range(1, 10))
+
+
+def test_a_pdf_without_an_outline_has_no_headings(tmp_path: Path) -> None:
+    assert read_outline(write_pdf(tmp_path / "plain.pdf", [["text"]])) == []
+
+
+def test_a_heading_found_on_its_page_is_a_query() -> None:
+    labelled = label_manual([Heading("2 Bar graphs", 2)], ["nothing here", "2\nBar graphs\nand so on"])
+
+    assert labelled.queries == (HeadingQuery("Bar graphs", 2),)
+    assert labelled.candidates == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("outline", "reason"),
+    [
+        ([Heading("Introduction", 1)], "one word"),
+        ([Heading("4.2 Graphs", 1)], "one word beside its number"),
+        ([Heading("Surface plots", 1)], "words that the page lacks"),
+        ([Heading("Bar graphs", 1), Heading("Bar graphs", 2)], "two pages of this name"),
+        ([Heading("Bar graphs", 1), Heading("3 BAR GRAPHS", 2)], "two pages of this name but for number and case"),
+    ],
+)
+def test_a_heading_that_asks_for_no_certain_page_is_no_query(outline: list[Heading], reason: str) -> None:
+    assert label_manual(outline, ["Introduction: Bar graphs", "Bar graphs"]).queries == (), reason
+
+
+def test_a_heading_listed_twice_for_one_page_is_one_query() -> None:
+    outline = [Heading("Bar graphs", 1), Heading("1 Bar Graphs", 1)]
+
+    assert label_manual(outline, ["Bar graphs"]).queries == (HeadingQuery("Bar graphs", 1),)
+
+
+OUTLINE = [Heading(f"{n} {title}", n + 1) for n, title in enumerate(CHAPTERS, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Contents\nPreface", "its first line says so"),
+        ("\n".join(f"{title} .... {n}" for n, title in enumerate("abcdefgh")), "dot leaders"),
+        ("\n".join(f"{n} {title} {n + 1}" for n, title in enumerate(CHAPTERS, start=1)), "headings of other pages"),
+        ("\n".join(f"term {n}, {n}, {n + 3}" for n in range(20)), "terms with page numbers"),
+    ],
+)
+def test_a_page_that_lists_is_a_listing(text: str, reason: str) -> None:
+    assert find_listings(OUTLINE, [text]) == {1}, reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Bar graphs\nA page with prose about bars,\nand, in 1998, graphs.",
+        "\n".join(["See Contour lines", "Contour lines", "Bar graphs", *["prose"] * 30]),
+        "1, 2, 3\n4, 5, 6",
+    ],
+)
+def test_a_page_that_tells_is_no_listing(text: str) -> None:
+    assert find_listings(OUTLINE, [text]) == set()
+
+
+def test_the_contents_page_of_a_manual_neither_competes_nor_is_asked_for(tmp_path: Path) -> None:
+    outline = read_outline(tiny_manual(tmp_path / "manual.pdf"))
+    contents = "\n".join(f"{title} . . . . . {n}" for n, title in enumerate(CHAPTERS, start=2))
+
+    labelled = label_manual(outline, [contents, *CHAPTERS])
+
+    assert [query.text for query in labelled.queries] == list(CHAPTERS)
+    assert labelled.candidates == tuple(range(2, 10))

@@ -1,0 +1,111 @@
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from tiny_manual import CHAPTERS, tiny_manual, write_pdf
+from tiny_retriever import PARITY, colqwen3
+
+from llama_index_ziprerank.evaluation.manuals import Settings, evaluate_manuals
+from llama_index_ziprerank.evaluation.results import QueryResult
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(colqwen3(tmp_path_factory.mktemp("retriever")))
+
+
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_manual(tmp_path_factory.mktemp("manual") / "tiny manual.pdf")
+
+
+def _settings(retriever: str, **more: int) -> Settings:
+    return Settings(retriever=retriever, reranker=str(PARITY), **more)
+
+
+@pytest.fixture(scope="module")
+def results(manual: Path, retriever: str, tmp_path_factory: pytest.TempPathFactory) -> list[QueryResult]:
+    return evaluate_manuals([manual], _settings(retriever, top_k=4), tmp_path_factory.mktemp("results"))
+
+
+def test_every_heading_is_asked_and_every_page_but_the_contents_competes(results: list[QueryResult]) -> None:
+    assert [result.query for result in results] == list(CHAPTERS)
+    for result in results:
+        assert all(sorted(ranking) == list(range(2, 10)) for ranking in result.rankings.values())
+
+
+def test_bm25_finds_the_only_page_that_has_the_words(results: list[QueryResult]) -> None:
+    assert all(result.rankings["bm25"][0] == result.page for result in results)
+
+
+def test_reranking_reorders_the_first_pages_and_leaves_the_rest(results: list[QueryResult]) -> None:
+    for result in results:
+        first, reranked = result.rankings["first_stage"], result.rankings["reranked"]
+        assert sorted(first[:4]) == sorted(reranked[:4])
+        assert first[4:] == reranked[4:]
+
+
+def test_the_draw_of_queries_and_pools_is_that_of_the_seed(manual: Path, retriever: str, tmp_path: Path) -> None:
+    settings = _settings(retriever, queries=3, pool=4)
+    one, two = (evaluate_manuals([manual], settings, tmp_path / name) for name in ("one", "two"))
+
+    assert [result.rankings for result in one] == [result.rankings for result in two]
+    assert len(one) == 3
+    for result in one:
+        pool = result.rankings["first_stage"]
+        assert len(pool) == 4 and result.page in pool
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(manual: Path, retriever: str, tmp_path: Path) -> None:
+    def interrupt(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for position, item in enumerate(items):
+            if description.endswith("queries") and position == 2:
+                raise KeyboardInterrupt
+            yield item
+
+    settings = _settings(retriever, queries=4)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_manuals([manual], settings, tmp_path / "broken", interrupt)
+    rest: list[int | None] = []
+
+    def count(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        if description.endswith("queries"):
+            rest.append(total)
+        return items
+
+    resumed = evaluate_manuals([manual], settings, tmp_path / "broken", count)
+
+    assert rest == [2]
+    whole = evaluate_manuals([manual], settings, tmp_path / "whole")
+    assert [result.rankings for result in resumed] == [result.rankings for result in whole]
+
+
+def test_a_finished_manual_is_not_read_again(manual: Path, retriever: str, tmp_path: Path) -> None:
+    copy = tmp_path / "manual.pdf"
+    copy.write_bytes(manual.read_bytes())
+    settings = _settings(retriever, queries=1)
+    first = evaluate_manuals([copy], settings, tmp_path / "results")
+    copy.unlink()
+
+    assert evaluate_manuals([copy], settings, tmp_path / "results") == first
+
+
+def test_manuals_of_one_name_are_refused(manual: Path, retriever: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Rename one"):
+        evaluate_manuals([manual, tmp_path / "tiny manual.pdf"], _settings(retriever), tmp_path / "results")
+
+
+def test_manuals_without_headings_are_refused(retriever: str, tmp_path: Path) -> None:
+    plain = write_pdf(tmp_path / "plain.pdf", [["some text"], ["more text"]])
+
+    with pytest.raises(ValueError, match="bookmarks"):
+        evaluate_manuals([plain], _settings(retriever), tmp_path / "results")
+
+
+@pytest.mark.parametrize("wrong", [{"queries": 0}, {"pool": 1}, {"top_k": 0}])
+def test_a_setting_out_of_bounds_is_named(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least"):
+        Settings(**wrong)

@@ -1,0 +1,126 @@
+"""nano's retriever and ranker: queries, lists, what starts where, and that both learn and reload."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from colpali_engine.models import ColQwen3Processor
+from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
+
+from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
+from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
+from llama_index_ziprerank.training.nano import export, lists, queries, ranking, reading, retrieval
+from llama_index_ziprerank.training.nano.model import WIDTH
+from llama_index_ziprerank.training.nano.queries import PageWords
+
+VOCABULARY = ["hash", "table", "page", "words", "draw", "bar", "graph", "holds"]
+
+
+@pytest.fixture(scope="module")
+def seen() -> list[lists.SeenPage]:
+    """Twelve pages of 4 x 4 tokens, one word of the vocabulary under each token, in two manuals."""
+    rng = random.Random(0)
+    pages = []
+    for number in range(12):
+        words = [f"{rng.choice(VOCABULARY)}{number}x{place}" for place in range(16)]
+        places = np.array(
+            [[(row + 0.5) / 4, (column + 0.5) / 4] for row in range(4) for column in range(4)], np.float32
+        )
+        text = PageWords(f"manual{number % 2}", words, [word.lower() for word in words], places, np.full(16, 0.01))
+        pages.append(lists.SeenPage(text, torch.randn(4, 4, WIDTH).half()))
+    return pages
+
+
+@pytest.fixture
+def processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
+    return export.build_processor(tokenizer)
+
+
+def test_a_query_is_made_of_words_that_stand_on_its_page(seen: list[lists.SeenPage]) -> None:
+    rarity = queries.inverse_document_frequency([page.words for page in seen])
+    rng = random.Random(1)
+    for page in seen:
+        query = queries.make_query(page.words, np.arange(16), rarity, rng)
+        assert query is not None
+        assert set(queries.terms_of(query)) & set(page.words.terms)
+
+
+def test_the_teacher_sums_the_rarity_of_the_words_that_are_there() -> None:
+    rarity = {"hash": 2.0, "table": 1.0}
+    assert queries.overlap("Hash of a table", {"hash", "page"}, rarity) == 2.0
+    assert queries.overlap("Hash hash table", {"hash", "table"}, rarity) == 3.0
+
+
+def test_in_a_list_the_positive_comes_first_in_the_teachers_order(seen: list[lists.SeenPage]) -> None:
+    maker = lists.ListMaker(seen)
+    for size in ((2, 2), None):
+        drawn = maker.draw(4, size)
+        assert len(drawn.candidates) == 4 and sorted(drawn.order) == [0, 1, 2, 3]
+        scores = [queries.overlap(drawn.query, block.terms, maker.rarity) for block in drawn.candidates]
+        assert scores[drawn.positive] == max(scores) == scores[drawn.order[0]]
+
+
+def test_matches_are_the_tokens_under_the_querys_words(seen: list[lists.SeenPage]) -> None:
+    block = lists.ListMaker(seen)._block(seen[0], (1, 1), (2, 3))
+    term, place = block.placed[4]
+    assert place == 4 and torch.nonzero(block.matches(f"what is {term}?")).flatten().tolist() == [4]
+    assert torch.equal(block.features.merged[4], seen[0].merged[2, 2].float())
+
+
+def test_a_batch_of_pairs_comes_from_few_manuals(seen: list[lists.SeenPage]) -> None:
+    pairs = lists.ListMaker(seen).pairs(4, (2, 2), manuals=1)
+    assert len(pairs) == 4 and all(len(block.features.merged) == 4 for _, block in pairs)
+
+
+def test_pixels_match_words_and_not_each_other_before_training(
+    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = export.build_reranker(reader, tokenizer, export.EMBEDDING_NORM)
+    attention = model.model.language_model.layers[0].self_attn
+    word = model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("hash")]
+    pixel = word.clone()
+    pixel[export.VISUAL] = export.MARK
+    states = torch.nn.functional.rms_norm(torch.stack([pixel, word]), (256,))
+    query = attention.q_norm(attention.q_proj(states).view(2, 4, 64))
+    key = attention.k_norm(attention.k_proj(states).view(2, 4, 64))
+    assert (query[0] * key[1]).sum() > 5 * (query[0] * key[0]).sum().abs()
+
+
+def test_ranking_learns_resumes_and_loads_through_the_front_door(
+    seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    processor = export.build_processor(tokenizer)
+    model = export.build_reranker(reader, tokenizer, export.EMBEDDING_NORM)
+    before = model.model.language_model.layers[1].self_attn.q_proj.weight.clone()
+    tower = model.model.visual.merger.linear_fc1.weight.clone()
+    config = ranking.RankingConfig(minutes=0.03, levels=(ranking.Level(1.0, 2, (2, 2), tokens=400),))
+    ranking.train_ranking(model, processor, lists.ListMaker(seen), config, tmp_path)
+    assert not torch.equal(before, model.model.language_model.layers[1].self_attn.q_proj.weight)
+    assert torch.equal(tower, model.model.visual.merger.linear_fc1.weight)
+    again = export.build_reranker(reader, tokenizer, export.EMBEDDING_NORM)
+    ranking.train_ranking(again, processor, lists.ListMaker(seen), config, tmp_path)  # its time is over
+    assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
+    export.save_reranker(model, processor, tmp_path / "reranker")
+    reloaded = ListwiseReranker.from_pretrained(str(tmp_path / "reranker"))
+    query = "hash table"
+    prompts = [build_ranking_prompt(p, query, [(1, 4, 4)] * 2) for p in (processor, reloaded.processor)]
+    assert torch.equal(prompts[0].input_ids, prompts[1].input_ids)
+
+
+def test_the_retriever_learns_and_loads_through_the_encoder(
+    seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = export.build_retriever(reader, tokenizer, export.EMBEDDING_NORM)
+    export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
+    config = retrieval.RetrievalConfig(minutes=0.03, blocks=((1.0, (2, 2), 4),))
+    own = ColQwen3Processor.from_pretrained(tmp_path)
+    retrieval.train_retrieval(model, own, lists.ListMaker(seen), config, tmp_path / "log")
+    export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
+    encoder = MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
+    [vectors] = encoder.encode_queries(["hash table"])
+    with torch.no_grad():
+        mine = retrieval.encode_queries(model.eval(), own, ["hash table"])[0]
+    assert np.allclose(vectors, mine.numpy(), atol=2e-3)  # half precision on disk

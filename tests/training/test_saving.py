@@ -1,0 +1,154 @@
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from training_lists import MakeRecipe, colour_lists, distance, write_lists
+
+from llama_index_ziprerank.training.options import parse_recipe, write_recipe
+from llama_index_ziprerank.training.recipes import Recipe, Stage2
+from llama_index_ziprerank.training.run import train
+from llama_index_ziprerank.training.saving import last_complete_checkpoint
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "llama_index_ziprerank.cli.train", "stage2", "--config"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def as_file(recipe: Recipe, path: Path) -> str:
+    write_recipe(recipe, path)
+    return str(path)
+
+
+def test_a_checkpoint_comes_with_its_card_and_a_recipe_that_trains_again(recipe: MakeRecipe, tmp_path: Path) -> None:
+    data = write_lists(tmp_path, colour_lists(6))
+    used = recipe(data=data, held_out=2, max_steps=2, save_steps=1, keep_checkpoints=1)
+    trained = train(used)
+    assert [path.name for path in trained.folder.glob("checkpoint-*")] == ["checkpoint-2"]
+    for folder in (trained.folder, trained.folder / "checkpoint-2"):
+        card = (folder / "README.md").read_text()
+        assert "6 lists, of which 2 were held out" in card
+        assert "| | first stage | before training |" in card
+        assert json.loads((folder / "recipe.json").read_text()) == asdict(used)
+    again = parse_recipe(Stage2, ["--config", str(trained.folder / "recipe.json")], prog="train")
+    assert again == used
+
+
+def test_a_checkpoint_that_was_cut_off_does_not_count(recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = train(
+        recipe(data=write_lists(tmp_path, colour_lists(4)), max_steps=3, save_steps=1, keep_checkpoints=5)
+    ).folder
+    state = folder / "checkpoint-3" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    assert last_complete_checkpoint(folder) == folder / "checkpoint-2"
+    shutil.rmtree(folder / "checkpoint-2")
+    (folder / "checkpoint-1" / "trainer_state.json").unlink()
+    assert last_complete_checkpoint(folder) is None
+
+
+def test_a_folder_with_something_in_it_is_left_alone(recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "thesis.txt").write_text("all of it")
+    with pytest.raises(ValueError, match="is not empty. Name another --output_dir, or continue"):
+        train(recipe(data="nowhere.jsonl"))
+
+
+@pytest.mark.parametrize(("cache", "rounding"), [(0.0, 0.0), (4.0, 1e-5)])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
+    cache: float, rounding: float, recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """With cached features the resumed run looks at pages in other company, so the tower rounds otherwise."""
+    common = {
+        "data": write_lists(tmp_path, colour_lists(12)),
+        "save_steps": 2,
+        "shuffle_candidates": True,
+        "schedule": "linear",
+        "epochs": 3,
+        "keep_checkpoints": 9,
+        "feature_cache_gb": cache,
+    }
+    whole = train(recipe(**common, output_dir=str(tmp_path / "whole"))).folder
+    resumed = tmp_path / "resumed"
+    shutil.copytree(whole / "checkpoint-4", resumed / "checkpoint-4")  # one step into the second of three epochs
+    train(recipe(**common, output_dir=str(resumed), resume=True))
+    assert distance(whole, resumed) <= rounding
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_resumed_ends_where_an_uninterrupted_one_ends(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    fields = {
+        "data": write_lists(tmp_path, colour_lists(16)),
+        "save_steps": 3,
+        "epochs": 12,
+        "shuffle_candidates": True,
+        "feature_cache_gb": 0.0,
+    }
+    whole = train(recipe(**fields, output_dir=str(tmp_path / "whole"))).folder
+    killed = recipe(**fields, output_dir=str(tmp_path / "killed"), resume=True)
+    command = [*COMMAND, as_file(killed, tmp_path / "recipe.json")]
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while not last_complete_checkpoint(tmp_path / "killed"):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+    time.sleep(random.uniform(0, 2))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    train(killed)
+    assert distance(whole, tmp_path / "killed") == 0
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(recipe: MakeRecipe, tmp_path: Path) -> None:
+    sgd = json.dumps({"optim": "sgd", "use_cpu": True})
+    fields = {
+        "data": write_lists(tmp_path, colour_lists(12)),
+        "eval_data": write_lists(tmp_path, colour_lists(5), "eval.jsonl"),
+        "epochs": 2,
+        "learning_rate": 0.05,
+        "trainer": sgd,
+        "shuffle_candidates": True,
+        "save_steps": 2,
+    }
+    one = train(recipe(**fields, output_dir=str(tmp_path / "one")))
+    two = recipe(**fields, batch_size=2, output_dir=str(tmp_path / "two"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]  # accelerate does this on GPUs
+    command = [*launch, *COMMAND[1:], as_file(two, tmp_path / "recipe.json")]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert distance(one.folder, tmp_path / "two") < 1e-6
+    assert done.stdout.count("| recall@1 |") == 1
+    assert f"| {100 * one.quality['before training']['recall@1']:.1f} |" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_clear_error_and_costs_no_finished_work(recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The output folder lies on a file system of its own, with room for a few checkpoints only."""
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this system gives no mount namespace")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    fields = {"data": write_lists(tmp_path, colour_lists(8)), "epochs": 5, "save_steps": 1, "keep_checkpoints": 9}
+    config = as_file(recipe(**fields, output_dir=str(disk / "trained")), tmp_path / "recipe.json")
+    script = f'mount -t tmpfs -o size=48m tmpfs "{disk}" && "$@"; ls "{disk}/trained"'
+    done = subprocess.run(
+        [*namespace, "sh", "-c", script, "-", *COMMAND, config],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    kept = done.stdout.split()
+    assert kept and kept == [f"checkpoint-{step + 1}" for step in range(len(kept))]
+    assert f"The one before, {kept[-1]}, is complete" in done.stderr
+    assert f"checkpoint-{len(kept) + 1}' could not be written" in done.stderr
