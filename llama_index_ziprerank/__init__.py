@@ -1,6 +1,7 @@
 """ZipRerank for LlamaIndex: find the pages of a PDF with ColPali, reorder them in one forward pass.
 
-The four doors are imported when they are first used, so that `import llama_index_ziprerank` (and `ziprerank --help`) stays quick.
+The four doors are imported when they are first used, so that `import llama_index_ziprerank` (and `ziprerank --help`)
+stays quick.
 """
 
 from importlib import import_module

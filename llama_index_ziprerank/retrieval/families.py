@@ -45,8 +45,8 @@ class RetrieverError(ValueError):
 def load(name_or_path: str, device: str, dtype: torch.dtype | str) -> tuple[Family, PreTrainedModel, Any]:
     """Load family, model (evaluation mode, on ``device``) and processor of a retriever.
 
-    ``"nano"``, or a full checkpoint or LoRA adapter from the Hugging Face Hub or a folder. Only safetensors are read, and code
-    inside a repository is never run.
+    ``"nano"``, or a full checkpoint or LoRA adapter from the Hugging Face Hub or a folder. Only safetensors are read,
+    and code inside a repository is never run.
 
     Raises:
         RetrieverError: when the checkpoint is of no supported family, or is a base model without a trained projection.

@@ -34,10 +34,11 @@ def build_nano(work: Path, output: Path, minutes: float) -> None:
     reader = _read(work, pages, tokenizer, READING_SHARE * minutes)
     chosen = seeing.sample_pages(pages, SEEN_PAGES)
     norm = seeing.visual_norm(reader, tokenizer, chosen[:: max(1, len(chosen) // 40)])
-    ranker = export.build_reranker(reader, tokenizer, norm)
-    use_linear_patch_embedding(ranker.model.visual)
-    seeing.see_pages(ranker, tokenizer, chosen, work / "seen")
-    maker = lists.ListMaker(seeing.load_seen(work / "corpus", work / "seen"))
+    eyes = export.build_reranker(reader, tokenizer, norm, torch.zeros(len(tokenizer)))
+    use_linear_patch_embedding(eyes.model.visual)
+    seeing.see_pages(eyes, tokenizer, chosen, work / "seen")
+    seen = seeing.load_seen(work / "corpus", work / "seen")
+    maker = lists.ListMaker(seen)
     processor = export.build_processor(tokenizer)
 
     retriever = export.build_retriever(reader, tokenizer, norm)
@@ -48,6 +49,7 @@ def build_nano(work: Path, output: Path, minutes: float) -> None:
     )
     export.save_retriever(retriever, processor, output / "retriever")
 
+    ranker = export.build_reranker(reader, tokenizer, norm, seeing.piece_rarity(seen, tokenizer))
     ranking.train_ranking(ranker, processor, maker, ranking.RankingConfig(RANKING_SHARE * minutes), work / "ranking")
     export.save_reranker(ranker, processor, output / "reranker")
 

@@ -28,8 +28,8 @@ EMBEDDING_NORM = 4.0
 
 VISUAL, IDENTIFIER, OPENING, WEIGHT, HIT, FIT, FIRST, ANY = range(-1, -9, -1)
 MARKS = [VISUAL, IDENTIFIER, OPENING, WEIGHT, HIT, FIT, FIRST, ANY]
-"""Dimensions for: pixels, identifiers, the opening bracket, a word's rarity, a token's hit, a page's fit, the first token
-of all, and any token."""
+"""Dimensions for: pixels, identifiers, the opening bracket, a word's rarity, a token's hit, a page's fit, the first
+token of all, and any token."""
 
 MARK = 2.0
 """Value of a mark."""
@@ -38,8 +38,8 @@ _STABLE = range(18, 62)
 """Rotary pairs that turn by less than a third of a radian over twenty pages: they compare content."""
 
 _SLOWEST, _IDLE = 63, 62
-"""Rotary pairs that do not turn at all: marks are compared in the first, and tokens without a task meet the first token in
-the other."""
+"""Rotary pairs that do not turn at all: marks are compared in the first, and tokens without a task meet the first
+token in the other."""
 
 _NEAREST = (9, 12)
 """Rotary pairs along time with periods of some 300 and 1,100 positions: the nearest page is looked at most."""
@@ -103,7 +103,7 @@ def _rows(head: int, pair: int) -> tuple[int, int]:
 def _write_match(attention: Qwen3VLTextAttention, words: Tensor) -> None:
     content = words.clone()
     content[:, MARKS] = 0
-    _, _, principal = torch.linalg.svd(content, full_matrices=False)  # (D, D): directions that tell words apart
+    principal = torch.linalg.eigh(content.T @ content).eigenvectors.T.flip(0)  # (D, D): what tells words apart, first
     for projection, sign in ((attention.q_proj, 1.0), (attention.k_proj, -1.0)):
         projection.weight.normal_(std=0.002)
         for head in range(HEADS):

@@ -1,7 +1,7 @@
 """Pages with the place of every character: what nano learns to read from.
 
 Each page is stored as one ``.npz``: ``image`` (H, W) uint8 gray, ``codes`` (C,) uint32 code points and ``boxes`` (C, 4)
-float32 pixels (x0, y0, x1, y1) of the characters, spaces included as codes without area. pdfium gives both pixels and places.
+float32 pixels (x0, y0, x1, y1) of the characters, spaces included without area. pdfium gives pixels and places.
 """
 
 import multiprocessing

@@ -98,7 +98,7 @@ class ListMaker:
         return RankingList(query, candidates, order, shown.index(0))
 
     def pairs(self, count: int, size: tuple[int, int] | None, manuals: int) -> list[tuple[str, Block]]:
-        """Draw `count` queries with the block that answers each, all from a few manuals: a batch of its own negatives."""
+        """Draw `count` queries with the block that answers each, from a few manuals: each other's negatives."""
         pool = [page for name in self.rng.sample(sorted(self.manuals), manuals) for page in self.manuals[name]]
         chosen = self.rng.sample(pool, min(count, len(pool)))
         return [self._ask([page], size, pool)[1:] for page in chosen]

@@ -1,4 +1,4 @@
-"""Queries for manual pages, made from their own text layer: heading lines, phrases, keywords, and questions around them.
+"""Queries for manual pages, made from their text layer: heading lines, phrases, keywords, and questions around them.
 
 The teacher is lexical: candidates are ordered by the summed rarity of the query's words that stand on them.
 """

@@ -1,7 +1,7 @@
 """Stage 1 and 2 for nano: the language model learns to rank what the frozen tower reads.
 
-Lists grow from two short blocks to twenty pages; a level ends when the right candidate comes first often enough, or when
-its share of the time is over. The prompt is the one of inference (`build_ranking_prompt`), the loss the paper's soft ranking.
+Lists grow from eight blocks to twenty pages; a level ends when the right candidate comes first often enough, or with
+its share of the time. The prompt is that of inference (`build_ranking_prompt`), the loss the paper's soft ranking.
 """
 
 import math
@@ -50,19 +50,19 @@ class RankingConfig:
 
     minutes: float = 30.0
     """Wall-clock time; a resumed run continues with what is left."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1.5e-4
     """Peak; warm-up over `warmup_steps`, then cosine over the time to 3 %."""
     written_rate: float = 0.02
-    """The written circuit (attention of all layers but the last, embeddings) learns at this part of the rate: a few rough
-    steps would undo it."""
+    """The written circuit (attention of all layers but the last, embeddings) learns at this part of the rate:
+    a few rough steps would undo it."""
     warmup_steps: int = 60
-    enough: float = 0.82
+    enough: float = 0.9
     """Moving average of top-1 at which a level ends early."""
     levels: tuple[Level, ...] = (
-        Level(0.30, 8, (10, 16), tokens=4_000),
-        Level(0.55, 16, (10, 16), tokens=6_000),
-        Level(0.80, 12, None, (0.1, 0.5), tokens=8_000, decay=0.25),
-        Level(1.00, 20, None, (0.15, 1.0), tokens=10_000, decay=0.5),
+        Level(0.45, 8, (10, 16), tokens=9_000),
+        Level(0.60, 16, (10, 16), tokens=9_000),
+        Level(0.80, 12, None, (0.1, 0.5), tokens=12_000, decay=0.25),
+        Level(1.00, 20, None, (0.15, 0.8), tokens=14_000, decay=0.5),
     )
     save_every: int = 20
     """Steps between checkpoints."""
@@ -128,10 +128,8 @@ def train_ranking(
         state["spent"] += time.monotonic() - started
         if state["step"] % 10 == 0:
             with (folder / "ranking.log").open("a") as log:
-                log.write(
-                    f"{state['step']} {state['spent'] / 60:.2f} min level {state['level']} {level.candidates}x{level.block} "
-                    f"loss {loss:.3f} helper {helper:.3f} top1 {state['right']:.3f}\n"
-                )
+                where = f"{state['step']} {state['spent'] / 60:.2f} min {level.candidates}x{level.block}"
+                log.write(f"{where} loss {loss:.3f} helper {helper:.3f} top1 {state['right']:.3f}\n")
         if state["step"] % config.save_every == 0:
             _save(model, optimizer, folder, state)
     _save(model, optimizer, folder, state)
@@ -142,7 +140,7 @@ class HelperLoss(nn.Module):
     """What only training asks of the layers in between.
 
     Behind the second layer each visual token says whether it shows a word of the query; behind the third, each page's
-    identifier says how well its page fits. Both are dense where the list alone has one right answer for hundreds of tokens.
+    identifier says how well its page fits. Both are dense where the list has one right answer for hundreds of tokens.
     """
 
     def __init__(self, model: Qwen3VLForConditionalGeneration) -> None:

@@ -52,7 +52,7 @@ class ReadingConfig:
         (0.92, 256, 384, 1536),
         (1.0, 512, 768, 3072),
     )
-    """Until this share of the time, crops of this height and width, this many patches a step: small first, then pages."""
+    """Until this share of the time, crops of this height and width, this many patches a step: small, then pages."""
     workers: int = 1
     """Processes that cut crops."""
     save_every: int = 200
@@ -115,7 +115,7 @@ def piece_weights(pages: list[LabelledPage], vocabulary_size: int) -> Tensor:
 
 
 class Crops(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Endless batches of `count` crops, each around a random piece of a random page: gray, glyph classes, owned pieces."""
+    """Endless batches of `count` crops, each around a random piece of a random page: gray, glyphs, owned pieces."""
 
     def __init__(self, pages: list[LabelledPage], height: int, width: int, count: int) -> None:
         self.pages = [page for page in pages if len(page.pieces)]
@@ -154,7 +154,7 @@ def train_reading(
     reader.to(device).train()
     optimizer = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     progress = _resume(reader, optimizer, folder)
-    weights = piece_weights(pages, len(reader.embeddings.features)).to(device)
+    weights = piece_weights(pages, len(reader.embeddings)).to(device)
     for until, height, width, patches in config.crops:
         if progress.seconds >= until * 60 * config.minutes:
             continue

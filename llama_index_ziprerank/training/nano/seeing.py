@@ -1,4 +1,4 @@
-"""Between the stages: the trained tower looks at every corpus page once, and what it saw is kept (the tower is frozen)."""
+"""Between the stages: the trained tower looks at every page once, and what it saw is kept (it is frozen now)."""
 
 import math
 import random
@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 
 from llama_index_ziprerank.reranking.features import page_features
 from llama_index_ziprerank.reranking.inputs import prepare_page
+from llama_index_ziprerank.training.nano.circuit import EMBEDDING_NORM, MARKS
 from llama_index_ziprerank.training.nano.corpus import load_page
-from llama_index_ziprerank.training.nano.export import EMBEDDING_NORM, build_processor, build_reranker
+from llama_index_ziprerank.training.nano.export import build_processor, build_reranker
 from llama_index_ziprerank.training.nano.lists import SeenPage
 from llama_index_ziprerank.training.nano.queries import page_words
 from llama_index_ziprerank.training.nano.reading import Reader
@@ -39,10 +40,10 @@ def sample_pages(paths: Sequence[Path], most: int, seed: int = 1) -> list[Path]:
 
 def visual_norm(reader: Reader, tokenizer: PreTrainedTokenizerFast, paths: Sequence[Path]) -> float:
     """Mean length of the reader's merged tokens over some pages."""
-    model = build_reranker(reader, tokenizer, EMBEDDING_NORM)  # scale 1
+    model = build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.zeros(len(tokenizer)))  # scale 1
     use_linear_patch_embedding(model.model.visual)
     merged = torch.cat([_see(model, tokenizer, path).flatten(0, 1) for path in paths])
-    return float(merged[:, :-1].norm(dim=-1).mean())
+    return float(merged[:, : -len(MARKS)].norm(dim=-1).mean())
 
 
 def see_pages(

@@ -1,7 +1,7 @@
 """Token embeddings that know how they are spelled, so that reading one word teaches something about the next.
 
 A piece's embedding is the sum of learned vectors of its characters (with their place from either end), its pairs of
-characters, and one of its own (fastText's idea, arXiv:1607.04606). After stage 0 the sums are written into a plain table.
+characters, and one of its own (fastText's idea, arXiv:1607.04606). After stage 0 the sums become a plain table.
 """
 
 import zlib
@@ -17,7 +17,7 @@ MOST_FEATURES = 32
 
 
 def spelling_features(piece: str) -> list[int]:
-    """The hashed spelling of one word piece: pairs with both ends marked, characters by place from the start and the end."""
+    """The hashed spelling of one word piece: pairs with both ends marked, characters by place from either end."""
     inner = piece.removeprefix("##")
     marked = ("#" if piece != inner else "^") + inner + "$"
     names = [f"start{i}{character}" for i, character in enumerate(inner[:4])]
@@ -28,6 +28,8 @@ def spelling_features(piece: str) -> list[int]:
 
 class SpelledEmbedding(nn.Module):
     """V pieces, D width: ids (...,) -> (..., D)."""
+
+    features: Tensor
 
     def __init__(self, pieces: list[str], width: int) -> None:
         super().__init__()
@@ -45,6 +47,10 @@ class SpelledEmbedding(nn.Module):
         """Embed pieces."""
         return self.spelling(self.features[ids.flatten()]).view(*ids.shape, -1) + self.own(ids)
 
+    def __len__(self) -> int:
+        """The number of pieces."""
+        return len(self.features)
+
     def table(self) -> Tensor:
         """All embeddings: (V, D)."""
-        return self(torch.arange(len(self.features), device=self.features.device))
+        return self(torch.arange(len(self), device=self.features.device))

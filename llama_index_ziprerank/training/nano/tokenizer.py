@@ -1,4 +1,4 @@
-"""nano's tokenizer: lower-case word pieces, so that "Configure" on a page and "configuring" in a question share a piece.
+"""nano's tokenizer: lower-case word pieces, so that "Configure" on a page and "configuring" asked for share a piece.
 
 The words of the prompt's structure (chat markers, brackets, identifiers A to T) are added tokens, one id each.
 """

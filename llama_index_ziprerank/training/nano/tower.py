@@ -60,15 +60,15 @@ _FREQUENCIES = 5
 """Rotary frequencies of each axis that take part: together they tell offsets apart up to about 60 patches."""
 
 _PATCH_STD = 0.24
-"""Spread of the patch embedding before training: ink outweighs what the blocks add at first, or nothing is learned from it."""
+"""Spread of the patch embedding before training: ink outweighs what the blocks add, or nothing is learned from it."""
 
 
 @torch.no_grad()
 def initialise_tower(tower: Qwen3VLVisionModel) -> None:
     """Let every head start as a look at one neighbour, and let white paper embed as zero.
 
-    With biases alone, rotary attention scores are sums of cosines of the offset between two patches: a bias rotated to an
-    offset makes the head attend there, like a convolution (in the spirit of ConViT, arXiv:2103.10697). From random
+    With biases alone, rotary attention scores are sums of cosines of the offset between two patches: a bias rotated to
+    an offset makes the head attend there, like a convolution (in the spirit of ConViT, arXiv:2103.10697). From random
     initialisation attention is uniform over the page, and reading stays on a plateau for a long time.
     """
     width, head = tower.config.hidden_size, tower.blocks[0].attn.head_dim

@@ -10,9 +10,13 @@ from colpali_engine.models import ColQwen3Processor
 from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.features import PageFeatures
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
+from llama_index_ziprerank.reranking.pruning import window_inputs
+from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
-from llama_index_ziprerank.training.nano import export, lists, queries, ranking, reading, retrieval
+from llama_index_ziprerank.training.nano import circuit, export, lists, queries, ranking, reading, retrieval
+from llama_index_ziprerank.training.nano.circuit import EMBEDDING_NORM
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
 
@@ -75,32 +79,42 @@ def test_a_batch_of_pairs_comes_from_few_manuals(seen: list[lists.SeenPage]) -> 
     assert len(pairs) == 4 and all(len(block.features.merged) == 4 for _, block in pairs)
 
 
-def test_pixels_match_words_and_not_each_other_before_training(
+@torch.inference_mode()
+def test_before_training_the_page_with_the_querys_words_comes_first(
     reader: reading.Reader, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model = export.build_reranker(reader, tokenizer, export.EMBEDDING_NORM)
-    attention = model.model.language_model.layers[0].self_attn
-    word = model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("hash")]
-    pixel = word.clone()
-    pixel[export.VISUAL] = export.MARK
-    states = torch.nn.functional.rms_norm(torch.stack([pixel, word]), (256,))
-    query = attention.q_norm(attention.q_proj(states).view(2, 4, 64))
-    key = attention.k_norm(attention.k_proj(states).view(2, 4, 64))
-    assert (query[0] * key[1]).sum() > 5 * (query[0] * key[0]).sum().abs()
+    reader.embeddings.spelling.weight.zero_()  # so that different words are not alike
+    model = export.build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
+    processor = export.build_processor(tokenizer)
+    words = model.get_input_embeddings().weight
+
+    def page(text: str) -> PageFeatures:
+        """A page of 24 x 20 visual tokens, each exactly its word."""
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        merged = words[[ids[place % len(ids)] for place in range(480)]].clone()
+        merged[:, circuit.MARKS] = 0
+        merged[:, [circuit.VISUAL, circuit.ANY]] = circuit.MARK
+        return PageFeatures(merged, (), (1, 48, 40))
+
+    pages = [page("draw bar"), page("hash table"), page("words"), page("holds")]
+    for shown in ([0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1]):
+        prompt = build_ranking_prompt(processor, "what is a hash table", [(1, 48, 40)] * 4)
+        [logits] = identifier_logits(model, [window_inputs(model, prompt, [pages[i] for i in shown])])
+        assert shown[int(logits.argmax())] == 1
 
 
 def test_ranking_learns_resumes_and_loads_through_the_front_door(
     seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     processor = export.build_processor(tokenizer)
-    model = export.build_reranker(reader, tokenizer, export.EMBEDDING_NORM)
+    model = export.build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
     before = model.model.language_model.layers[1].self_attn.q_proj.weight.clone()
     tower = model.model.visual.merger.linear_fc1.weight.clone()
     config = ranking.RankingConfig(minutes=0.03, levels=(ranking.Level(1.0, 2, (2, 2), tokens=400),))
     ranking.train_ranking(model, processor, lists.ListMaker(seen), config, tmp_path)
     assert not torch.equal(before, model.model.language_model.layers[1].self_attn.q_proj.weight)
     assert torch.equal(tower, model.model.visual.merger.linear_fc1.weight)
-    again = export.build_reranker(reader, tokenizer, export.EMBEDDING_NORM)
+    again = export.build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
     ranking.train_ranking(again, processor, lists.ListMaker(seen), config, tmp_path)  # its time is over
     assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
     export.save_reranker(model, processor, tmp_path / "reranker")
@@ -113,7 +127,7 @@ def test_ranking_learns_resumes_and_loads_through_the_front_door(
 def test_the_retriever_learns_and_loads_through_the_encoder(
     seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    model = export.build_retriever(reader, tokenizer, export.EMBEDDING_NORM)
+    model = export.build_retriever(reader, tokenizer, EMBEDDING_NORM)
     export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
     config = retrieval.RetrievalConfig(minutes=0.03, blocks=((1.0, (2, 2), 4),))
     own = ColQwen3Processor.from_pretrained(tmp_path)
