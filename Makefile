@@ -3,6 +3,7 @@
 #   make test       linters, types, import contracts, tests
 #   make lint       the same without the tests
 #   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
+#   make nano       train the embedded models anew (hours; NANO_MINUTES sets the time)
 #   make clean      remove what the other targets made, .venv included
 
 BIN := .venv/bin
@@ -13,7 +14,7 @@ PICTURE ?= answer.png
 QUERIES ?= 40
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint evaluate clean
+.PHONY: help demo test lint evaluate nano clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +37,9 @@ test: lint
 
 evaluate: $(STAMP)
 	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES)
+
+nano: $(STAMP)
+	$(BIN)/python -m llama_index_ziprerank.training.nano.build
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist answer.png

@@ -79,30 +79,6 @@ def test_a_batch_of_pairs_comes_from_few_manuals(seen: list[lists.SeenPage]) -> 
     assert len(pairs) == 4 and all(len(block.features.merged) == 4 for _, block in pairs)
 
 
-@torch.inference_mode()
-def test_before_training_the_page_with_the_querys_words_comes_first(
-    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    reader.embeddings.spelling.weight.zero_()  # so that different words are not alike
-    model = export.build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
-    processor = export.build_processor(tokenizer)
-    words = model.get_input_embeddings().weight
-
-    def page(text: str) -> PageFeatures:
-        """A page of 24 x 20 visual tokens, each exactly its word."""
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        merged = words[[ids[place % len(ids)] for place in range(480)]].clone()
-        merged[:, circuit.MARKS] = 0
-        merged[:, [circuit.VISUAL, circuit.ANY]] = circuit.MARK
-        return PageFeatures(merged, (), (1, 48, 40))
-
-    pages = [page("draw bar"), page("hash table"), page("words"), page("holds")]
-    for shown in ([0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1]):
-        prompt = build_ranking_prompt(processor, "what is a hash table", [(1, 48, 40)] * 4)
-        [logits] = identifier_logits(model, [window_inputs(model, prompt, [pages[i] for i in shown])])
-        assert shown[int(logits.argmax())] == 1
-
-
 def test_ranking_learns_resumes_and_loads_through_the_front_door(
     seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
