@@ -1,6 +1,7 @@
 # Every target sets up what it needs, once, in .venv; nothing else is to be typed.
 #   make demo       ask the manual that ships with the repository a question
 #   make test       linters, types, import contracts, tests
+#   make test-slow  the tests that take minutes (killed and resumed training, learning from scratch)
 #   make lint       the same without the tests
 #   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
 #   make nano       train the embedded models anew (hours; NANO_MINUTES sets the time)
@@ -14,7 +15,7 @@ PICTURE ?= answer.png
 QUERIES ?= 40
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint evaluate nano clean
+.PHONY: help demo test test-slow lint evaluate nano clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,7 +34,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+
+test-slow: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
 
 evaluate: $(STAMP)
 	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES)

@@ -15,8 +15,8 @@ from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 FONT = Path(llama_index_ziprerank.pages.__file__).parent / "fonts" / "DejaVuSans.ttf"
 
 TEXTS = (
-    "Hash functions\nA hash function maps a message to a digest of fixed length. Choose a digest that resists collisions.",
-    "Bar graphs\nA bar graph draws one bar for each value. The width of the bars and the colour of their fill are options.",
+    "Hash functions\nA hash function maps a message to a digest of fixed length. Such a digest resists collisions.",
+    "Bar graphs\nA bar graph draws one bar a value. The width of the bars and the colour of their fill are options.",
     "Kerberos tickets\nThe realm issues tickets to principals. A keytab file stores the keys of a service principal.",
     "Sparse matrices\nEigenvalues of a sparse matrix are computed by Krylov iterations until the residual converges.",
     "Paragraph styles\nA style sets the font, the leading and the alignment of a paragraph on the page canvas.",

@@ -23,8 +23,8 @@ PAGES_A_MANUAL = 150
 SYNTHETIC_PAGES = 700
 SEEN_PAGES = 2_000
 READING_SHARE, RETRIEVAL_SHARE, RANKING_SHARE = 0.7, 0.3, 0.0
-"""How the time for training is divided. The ranker starts on a written path; some eighty steps of lists did not improve it,
-so for now it gets no time."""
+"""How the time for training is divided. The ranker starts on a written path; eighty steps of lists did not improve
+it, so for now it gets no time."""
 
 
 def build_nano(work: Path, output: Path, minutes: float) -> None:

@@ -10,12 +10,9 @@ from colpali_engine.models import ColQwen3Processor
 from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking import ListwiseReranker
-from llama_index_ziprerank.reranking.features import PageFeatures
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
-from llama_index_ziprerank.reranking.pruning import window_inputs
-from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
-from llama_index_ziprerank.training.nano import circuit, export, lists, queries, ranking, reading, retrieval
+from llama_index_ziprerank.training.nano import export, lists, queries, ranking, reading, retrieval
 from llama_index_ziprerank.training.nano.circuit import EMBEDDING_NORM
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
