@@ -59,7 +59,7 @@ def test_every_query_is_ranked_by_a_server_that_misbehaves_in_every_way(run: Run
         "shade 5": Reply(text="[C] > [A]"),
     }
     with llm_server(lambda query, time: moods.get(query, Reply()) if time == 1 else Reply()) as server:
-        arguments = ("--pages", pages, "--to", to, "--api-base", server.url, "--timeout", 1, "--concurrency", 3)
+        arguments = ("--pages", pages, "--to", to, "--api-base", server.url, "--timeout", 6, "--concurrency", 3)
         code, out, err = run(queries, *arguments, "--prompt-price", 1, "--completion-price", 10, "--json")
         totals = json.loads(out)
         answers = 9  # eight queries; "no idea" was paid for as well
