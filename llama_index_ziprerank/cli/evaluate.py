@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llama_index_ziprerank.evaluation.results import QueryResult, Score
 
 RESULTS = Path("results", "manuals")
-WIDTH = 96  # columns of text that the tables need
+WIDTH = 112  # columns of text that the tables need
 
 evaluate = typer.Typer(
     help="Measure models on documents with known answers.", no_args_is_help=True, rich_markup_mode=None
@@ -96,8 +96,9 @@ def _print_summary(summary: "dict[str, dict[str, Score]]", results: "list[QueryR
         cells = [f"{100 * score.mean:.1f} [{100 * score.low:.0f}, {100 * score.high:.0f}]" for score in scores.values()]
         factor = scores["R@1"].mean / summary["random"]["R@1"].mean
         table.add_row(system.replace("_", " "), *cells, f"{factor:.1f}", style="bold" if system == "reranked" else "")
+    out.width = max(WIDTH, out.width)  # a pipe has 80 columns, and figures must not be cut
     for printed in (table, "", _by_manual(results)):
-        out.print(printed, width=max(WIDTH, out.width), crop=False)
+        out.print(printed, crop=False)
 
 
 def _by_manual(results: "list[QueryResult]") -> Table:
