@@ -12,7 +12,7 @@ STAMP := .venv/.set-up
 MANUAL := demo/gle-manual-chapters-4-9.pdf
 QUESTION ?= How do I draw a bar graph?
 PICTURE ?= answer.png
-QUERIES ?= 40
+QUERIES ?= 17
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint evaluate nano clean

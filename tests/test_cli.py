@@ -125,7 +125,19 @@ def test_several_files_may_follow_one_option(run: Run, manual: Path, retriever: 
 
 
 def test_evaluating_prints_every_system_and_the_manual(run: Run, manual: Path, retriever: Path, tmp_path: Path) -> None:
-    command = ("evaluate", "manuals", manual, "--model", PARITY, "--retriever", retriever, "--to", tmp_path / "results")
+    command = (
+        "evaluate",
+        "manuals",
+        manual,
+        "--kinds",
+        "heading",
+        "--model",
+        PARITY,
+        "--retriever",
+        retriever,
+        "--to",
+        tmp_path / "results",
+    )
     code, table, _ = run(*command)
     _, out, _ = run(*command, "--json")
 

@@ -16,12 +16,15 @@ that nobody had to label. What makes a heading a query, and a page a candidate:
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pypdf import PdfReader
+from pypdf.errors import PyPdfError
+
+from llama_index_ziprerank.pages.page import PageError
 
 LISTING_TITLES = {"contents", "table of contents", "list of figures", "list of tables", "index"}
 LISTED_LINES = 5
@@ -46,25 +49,12 @@ class Heading:
     page: int
 
 
-@dataclass(frozen=True)
-class HeadingQuery:
-    """A heading asked as a query. The one page that answers it, `page`, counts from 1."""
-
-    text: str
-    page: int
-
-
-@dataclass(frozen=True)
-class LabelledManual:
-    """The queries of one manual, and the pages (from 1) that compete for them."""
-
-    queries: tuple[HeadingQuery, ...]
-    candidates: tuple[int, ...]
-
-
 def read_outline(path: Path) -> list[Heading]:
-    """Return a PDF's outline, flattened, in its own order; entries that lead nowhere are left out."""
-    reader = PdfReader(path)
+    """Return a PDF's outline, flattened, in its own order; entries that lead nowhere are left out.
+
+    Raises:
+        PageError: when the outline is damaged.
+    """
 
     def walk(entries: list[Any]) -> Iterator[Heading]:
         for entry in entries:
@@ -73,27 +63,31 @@ def read_outline(path: Path) -> list[Heading]:
             elif (index := reader.get_destination_page_number(entry)) is not None and index >= 0:
                 yield Heading(str(entry.title), index + 1)
 
-    return list(walk(reader.outline))
+    try:
+        reader = PdfReader(path)
+        return list(walk(reader.outline))
+    except PyPdfError as error:
+        raise PageError(f"{path}: its outline cannot be read ({error}). Save the PDF anew, or leave it out.") from error
 
 
-def label_manual(outline: Sequence[Heading], texts: Sequence[str]) -> LabelledManual:
-    """Make the queries and the candidates of a manual by the rules above. `texts[i]` is the text of page i + 1."""
-    listings = find_listings(outline, texts)
-    candidates = tuple(page for page in range(1, len(texts) + 1) if page not in listings)
+def verified_headings(outline: Sequence[Heading], texts: Sequence[str], listings: Set[int]) -> list[Heading]:
+    """Return the headings that ask for one certain page, by the rules above, without their numbers.
+
+    `texts[i]` is the text of page i + 1; `listings` are the pages that are no candidates.
+    """
     pages_of: dict[str, set[int]] = defaultdict(set)
     spelled: dict[str, str] = {}
     for heading in outline:
-        query = clean_title(heading.title)
-        pages_of[query.casefold()].add(heading.page)
-        spelled.setdefault(query.casefold(), query)
-    queries = [
-        HeadingQuery(spelled[key], page)
+        title = clean_title(heading.title)
+        pages_of[title.casefold()].add(heading.page)
+        spelled.setdefault(title.casefold(), title)
+    return [
+        Heading(spelled[key], page)
         for key, pages in pages_of.items()
         if len(pages) == 1
         for page in pages
-        if page not in listings and _is_a_question(key) and _is_verified(key, texts[page - 1])
+        if page not in listings and is_a_question(key) and stands_on(key, texts[page - 1])
     ]
-    return LabelledManual(tuple(queries), candidates)
 
 
 def clean_title(title: str) -> str:
@@ -113,10 +107,10 @@ def find_listings(outline: Sequence[Heading], texts: Sequence[str]) -> set[int]:
 def _is_listing(page: int, text: str, pages_of: dict[str, set[int]]) -> bool:
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
     keys = [_LISTED_PAGE.sub("", clean_title(line)).casefold() for line in lines]
-    if keys and keys[0] in LISTING_TITLES:
+    if lines and {keys[0], clean_title(lines[0]).casefold()} & LISTING_TITLES:  # "Index" ends like a page number, x
         return True
     listed = sum(
-        bool(_DOT_LEADER.search(line)) or (_is_a_question(key) and key in pages_of and page not in pages_of[key])
+        bool(_DOT_LEADER.search(line)) or (is_a_question(key) and key in pages_of and page not in pages_of[key])
         for line, key in zip(lines, keys, strict=True)
     )
     indexed = sum(bool(_INDEX_LINE.search(line)) for line in lines)
@@ -125,13 +119,16 @@ def _is_listing(page: int, text: str, pages_of: dict[str, set[int]]) -> bool:
     )
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Return the words of a text, folded, as they are compared."""
     return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
 
 
-def _is_a_question(title: str) -> bool:
+def is_a_question(title: str) -> bool:
+    """Say whether a title has at least two words, else it asks for nothing in particular."""
     return sum(bool(re.search(r"[^\W\d_]{2}", word)) for word in title.split()) >= 2
 
 
-def _is_verified(title: str, text: str) -> bool:
-    return set(_words(title)) <= set(_words(text))
+def stands_on(title: str, text: str) -> bool:
+    """Say whether all words of `title` are found in `text`."""
+    return set(words(title)) <= set(words(text))

@@ -1,27 +1,40 @@
-"""Search real PDF manuals for the page of each heading: random, BM25, the first stage, and the reranked first stage.
+"""Search real PDF manuals: random, BM25, the first stage, and the reranked first stage.
 
-Labels come from the PDF outlines (`headings`). All four rank the same candidates: every page of the heading's manual
-that is not a contents or index page, or `pool` of them. The reranker reorders the first `top_k` pages of the first
-stage; the rest keep their places behind them. BM25 reads the text layer, the other two see pictures only.
+Queries and their pages come from the manuals themselves (`labels`). All systems rank the same candidates: every page of
+the query's manual that is not a contents or index page, or `pool` of them. The reranker reorders the first `top_k`
+pages of the first stage; the rest keep their places behind them. BM25 reads the text layer, the other two see pictures
+only. A page is drawn and encoded once for each stage, whatever the number of queries and of ways to prune.
 """
 
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import bm25s
 import numpy as np
+from pdf2image import pdfinfo_from_path
 from PIL import Image
 
 from llama_index_ziprerank.debian import fetch_file
-from llama_index_ziprerank.evaluation.headings import HeadingQuery, label_manual, read_outline
-from llama_index_ziprerank.evaluation.results import QueryResult, ResultsFile, write_trec
+from llama_index_ziprerank.evaluation.degradation import degrade
+from llama_index_ziprerank.evaluation.headings import read_outline
+from llama_index_ziprerank.evaluation.labels import ManualQuery, draw, label_manual
+from llama_index_ziprerank.evaluation.manual_settings import Pruning, Settings
+from llama_index_ziprerank.evaluation.results import (
+    BM25,
+    FIRST_STAGE,
+    QueryResult,
+    ResultsFile,
+    is_complete,
+    write_runs,
+)
+from llama_index_ziprerank.evaluation.tracking import Track, silently
 from llama_index_ziprerank.pages.pdf import read_pages
 from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
@@ -37,40 +50,6 @@ DEVELOPMENT_MANUALS = {
 """Debian package → the manual in it. For measuring only: nothing of ours is ever trained on these."""
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
-
-T = TypeVar("T")
-
-
-class Track(Protocol):
-    """Shows progress over items, of which there are `total` if that is known, and gives them back."""
-
-    def __call__(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]: ...
-
-
-def _silently(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    return items
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured. Equal settings give equal results."""
-
-    retriever: str = "nano"
-    reranker: str = "nano"
-    queries: int | None = None
-    """Headings drawn from each manual; all of them by default."""
-    pool: int | None = None
-    """Candidate pages of a query: its answer and others drawn at random. The whole manual by default."""
-    top_k: int = 20
-    """Pages of the first stage that are reranked."""
-    keep_ratio: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("queries", 1), ("pool", 2), ("top_k", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 class _Models:
@@ -91,7 +70,7 @@ class _Models:
 @dataclass(frozen=True)
 class _Manual:
     name: str
-    queries: tuple[HeadingQuery, ...]
+    queries: dict[str, ManualQuery]  # those that are asked, by id
     candidates: tuple[int, ...]
     texts: list[str] = field(repr=False)  # texts[i] and pictures[i] belong to page i + 1
     pictures: list[bytes] = field(repr=False)  # PNG: as pixels, a long manual would take gigabytes
@@ -100,16 +79,16 @@ class _Manual:
         return Image.open(BytesIO(self.pictures[page - 1]))
 
 
-def fetch_development_manuals(folder: Path, track: Track = _silently) -> list[Path]:
+def fetch_development_manuals(folder: Path, track: Track = silently) -> list[Path]:
     """Download the six development manuals into `folder`, unless they are there; FetchError where that cannot be."""
     manuals = DEVELOPMENT_MANUALS.items()
     return [fetch_file(package, name, folder) for package, name in track(manuals, "fetching manuals", len(manuals))]
 
 
 def evaluate_manuals(
-    paths: Sequence[Path], settings: Settings, folder: Path, track: Track = _silently
+    paths: Sequence[Path], settings: Settings, folder: Path, track: Track = silently
 ) -> list[QueryResult]:
-    """Measure on manuals; write `results.jsonl`, `qrels.trec` and one `<system>.trec` each into `folder`.
+    """Measure on manuals; write `results.jsonl`, and qrels and one run for each system, into `folder`.
 
     Every query is written down when it is done, so that a second call goes on where the first was interrupted.
 
@@ -121,77 +100,105 @@ def evaluate_manuals(
     if len(set(names)) != len(names):
         raise ValueError(f"Manuals are told apart by their file names, got {', '.join(names)}. Rename one.")
     folder.mkdir(parents=True, exist_ok=True)
-    file = ResultsFile(folder / "results.jsonl", asdict(settings))
+    file = ResultsFile(folder / "results.jsonl", asdict(settings), QueryResult)
+    waiting = [(path, name) for path, name in zip(paths, names, strict=True) if not is_complete(name, file.results)]
+    for path, _ in waiting:
+        read_pages(path)  # opens it: what is wrong with a file is told before the work begins
     models = _Models(settings)
-    for path, name in zip(paths, names, strict=True):
-        if file.is_complete(name):
-            continue
-        manual = _read_manual(path, name, track)
+    for path, name in waiting:
+        manual = _read_manual(path, name, settings, track)
         for result in _measure(manual, models, settings, file.query_ids(), track):
             file.add(result)
     results = [result for result in file.results if result.manual in names]
     if not results:
-        raise ValueError("No manual has an outline with headings that can be asked. Name PDFs with bookmarks.")
-    write_trec(results, folder)
+        raise ValueError(
+            f"No manual gives a query of the kinds {', '.join(settings.kinds)}. "
+            "Name PDFs with bookmarks, an index at the back, or captions."
+        )
+    write_runs(results, folder)
     return results
 
 
-def _read_manual(path: Path, name: str, track: Track) -> _Manual:
-    texts, pictures = [], []
-    for page in track(read_pages(path), f"{name}: reading"):
+def _read_manual(path: Path, name: str, settings: Settings, track: Track) -> _Manual:
+    texts, printed, pictures = [], [], []
+    for page in track(read_pages(path), f"{name}: reading", pdfinfo_from_path(str(path))["Pages"]):
         picture = BytesIO()
-        page.image.save(picture, "PNG", compress_level=1)
+        image = degrade(page.image, settings.degradation, f"{settings.seed} {name} {page.number}")
+        image.save(picture, "PNG", compress_level=1)
         texts.append(page.text)
+        printed.append(page.label)
         pictures.append(picture.getvalue())
-    labelled = label_manual(read_outline(path), texts)
-    return _Manual(name, labelled.queries, labelled.candidates, texts, pictures)
+    labelled = label_manual(read_outline(path), texts, printed, settings.kinds)
+    queries = draw(name, labelled.queries, settings.queries, settings.seed)
+    return _Manual(name, queries, labelled.candidates, texts, pictures)
 
 
 def _measure(
     manual: _Manual, models: _Models, settings: Settings, done: set[str], track: Track
 ) -> Iterator[QueryResult]:
-    queries = _draw(manual, settings)
-    waiting = {query_id: query for query_id, query in queries.items() if query_id not in done}
+    waiting = {query_id: query for query_id, query in manual.queries.items() if query_id not in done}
     if not waiting:
         return
     images = (manual.image(page) for page in manual.candidates)
     encoded = track(models.encoder.stream_images(images), f"{manual.name}: first stage", len(manual.candidates))
     vectors = dict(zip(manual.candidates, encoded, strict=True))
-    seen: dict[int, PageFeatures] = {}  # a page is asked about by many queries, the vision tower reads it once
     rank_by_text = _text_ranker(manual)
+    rerank = _Reranking(manual, models.reranker, settings)
     for query_id, query in track(waiting.items(), f"{manual.name}: queries", len(waiting)):
         pool = _pool(manual, query, query_id, settings)
-        clock = [time.perf_counter()]
-        by_text = rank_by_text(query.text, pool)
-        clock.append(time.perf_counter())
+        started = time.perf_counter()
+        rankings = {BM25: rank_by_text(query.text, pool)}
+        seconds = {BM25: time.perf_counter() - started}
+        started = time.perf_counter()
         [asked] = models.encoder.encode_queries([query.text])
-        first = _best_first(pool, [_maxsim(asked, vectors[page]) for page in pool])
-        clock.append(time.perf_counter())
-        head, tail = first[: settings.top_k], first[settings.top_k :]
-        new = [page for page in head if page not in seen]
-        seen.update(zip(new, models.reranker.encode_pages([manual.image(page) for page in new]), strict=True))
-        ranking = models.reranker.rerank(query.text, [seen[page] for page in head], settings.keep_ratio)
-        clock.append(time.perf_counter())
-        rankings = {"bm25": by_text, "first_stage": first, "reranked": [head[i] for i in ranking.order] + tail}
-        seconds = {system: end - start for system, start, end in zip(rankings, clock, clock[1:], strict=False)}
-        yield QueryResult(manual.name, query_id, query.text, query.page, len(queries), rankings, seconds)
+        rankings[FIRST_STAGE] = _best_first(pool, [_maxsim(asked, vectors[page]) for page in pool])
+        seconds[FIRST_STAGE] = time.perf_counter() - started
+        for system, (order, taken) in rerank(query.text, rankings[FIRST_STAGE]).items():
+            rankings[system], seconds[system] = order, taken
+        yield QueryResult(
+            manual.name,
+            query.kind,
+            query_id,
+            query.text,
+            list(query.pages),
+            len(manual.queries),
+            rankings,
+            {system: round(taken, 4) for system, taken in seconds.items()},
+        )
 
 
-def _draw(manual: _Manual, settings: Settings) -> dict[str, HeadingQuery]:
-    """The queries that are asked, by id, in the manual's order."""
-    queries = {f"{manual.name}:{number:04d}": query for number, query in enumerate(manual.queries, start=1)}
-    if settings.queries is None or settings.queries >= len(queries):
-        return queries
-    drawn = random.Random(f"{settings.seed} {manual.name}").sample(sorted(queries), settings.queries)
-    return {query_id: queries[query_id] for query_id in sorted(drawn)}
+class _Reranking:
+    """Reranks the head of a ranking in every way of the settings; the vision tower reads a page once."""
+
+    def __init__(self, manual: _Manual, reranker: ListwiseReranker, settings: Settings) -> None:
+        self._manual = manual
+        self._reranker = reranker
+        self._settings = settings
+        self._seen: dict[int, PageFeatures] = {}
+
+    def __call__(self, query: str, first: list[int]) -> dict[str, tuple[list[int], float]]:
+        """System → its order of all pages, and its seconds without those of the vision tower."""
+        head, tail = first[: self._settings.top_k], first[self._settings.top_k :]
+        for page in head:
+            if page not in self._seen:
+                [self._seen[page]] = self._reranker.encode_pages([self._manual.image(page)])
+        pages = [self._seen[page] for page in head]
+        found: dict[Pruning, tuple[list[int], float]] = {}
+        for keep_ratio, pruning in dict.fromkeys(self._settings.rerankings().values()):
+            started = time.perf_counter()
+            order = self._reranker.rerank(query, pages, keep_ratio, pruning).order
+            taken = time.perf_counter() - started
+            found[keep_ratio, pruning] = [head[i] for i in order] + tail, taken
+        return {system: found[way] for system, way in self._settings.rerankings().items()}
 
 
-def _pool(manual: _Manual, query: HeadingQuery, query_id: str, settings: Settings) -> list[int]:
+def _pool(manual: _Manual, query: ManualQuery, query_id: str, settings: Settings) -> list[int]:
     """The pages that compete, in the manual's order."""
-    others = [page for page in manual.candidates if page != query.page]
-    if settings.pool is not None and settings.pool - 1 < len(others):
-        others = random.Random(f"{settings.seed} {query_id}").sample(others, settings.pool - 1)
-    return sorted([query.page, *others])
+    others = [page for page in manual.candidates if page not in query.pages]
+    room = len(others) if settings.pool is None else max(0, settings.pool - len(query.pages))
+    if room < len(others):
+        others = random.Random(f"{settings.seed} {query_id}").sample(others, room)
+    return sorted([*query.pages, *others])
 
 
 def _maxsim(query: np.ndarray, page: np.ndarray) -> float:

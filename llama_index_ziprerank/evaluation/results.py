@@ -1,4 +1,4 @@
-"""What a benchmark over manuals found: kept query by query, summed up with intervals, handed on as TREC files."""
+"""What a benchmark over manuals found: kept query by query, summed up with intervals, handed on as TREC and JSONL."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from llama_index_ziprerank.evaluation.runs import (
     METRICS,
@@ -19,19 +19,32 @@ from llama_index_ziprerank.evaluation.runs import (
     write_run,
 )
 
-SYSTEMS = ("bm25", "first_stage", "reranked")
+RANDOM, BM25, FIRST_STAGE, RERANKED = "random", "bm25", "first_stage", "reranked"
+
+
+class Row(Protocol):
+    """One query's result in a file."""
+
+    @property
+    def query_id(self) -> str:
+        """Tells queries apart."""
+
+
+RowT = TypeVar("RowT", bound=Row)
 
 
 @dataclass(frozen=True)
 class QueryResult:
-    """One heading of one manual, and where the systems put its page. Pages count from 1."""
+    """One query of one manual, and where the systems put its pages. Pages count from 1."""
 
     manual: str
+    kind: str
     query_id: str
     query: str
-    page: int
+    pages: list[int]
+    """The pages that answer it."""
     queries_of_manual: int
-    """How many headings of this manual are asked in all."""
+    """How many queries are asked of this manual in all."""
     rankings: dict[str, list[int]]
     """System → all candidates, best first."""
     seconds: dict[str, float]
@@ -46,71 +59,110 @@ class Score:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Score":
+        """Sum up the values of at least one query."""
+        return cls(fmean(values), *bootstrap_interval(values))
 
-class ResultsFile:
+
+class ResultsFile(Generic[RowT]):
     """The results of one configuration, one JSON object a line; an interrupted run continues where it stopped."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Open or begin the file.
+    def __init__(self, path: Path, settings: Mapping[str, Any], row: type[RowT]) -> None:
+        """Open or begin the file, whose lines are of the dataclass `row`.
 
         Raises:
-            ValueError: when the file holds the results of other settings.
+            ValueError: when the file holds the results of other settings, or lines of another kind.
         """
         self.path = path
-        opening = {"settings": dict(settings)}
+        opening = json.loads(json.dumps({"settings": dict(settings)}))
         rows = read_jsonl(path) if path.exists() else []
         if rows and rows[0] != opening:
             raise ValueError(
                 f"{path} holds results of other settings: {json.dumps(rows[0])}. Name another folder, or remove it."
             )
-        self.results = [QueryResult(**row) for row in rows[1:]]
+        try:
+            self.results = [row(**found) for found in rows[1:]]
+        except TypeError as error:
+            raise ValueError(f"{path} was written by another version ({error}). Remove it.") from error
         write_jsonl(path, rows or [opening])  # without the line that an interruption may have cut off
 
-    def add(self, result: QueryResult) -> None:
+    def add(self, result: RowT) -> None:
         """Write down one more result."""
-        append_jsonl(self.path, asdict(result))
+        append_jsonl(self.path, asdict(result))  # type: ignore[call-overload]
         self.results.append(result)
 
     def query_ids(self) -> set[str]:
         """Return the queries that are done."""
         return {result.query_id for result in self.results}
 
-    def is_complete(self, manual: str) -> bool:
-        """Say whether every query of this manual is done."""
-        of_manual = [result for result in self.results if result.manual == manual]
-        return bool(of_manual) and len(of_manual) == of_manual[0].queries_of_manual
+
+def is_complete(manual: str, results: Sequence[QueryResult]) -> bool:
+    """Say whether every query of this manual is done."""
+    of_manual = [result for result in results if result.manual == manual]
+    return bool(of_manual) and len(of_manual) == of_manual[0].queries_of_manual
 
 
-def summarize(results: Sequence[QueryResult]) -> dict[str, dict[str, Score]]:
-    """Return system → metric → score over all queries; "random" is the exact mean over all orders, not one draw."""
-    qrels = {result.query_id: {str(result.page): 1} for result in results}
-    per_query = {"random": {metric: [_random(metric, result) for result in results] for metric in METRICS}}
-    for system in SYSTEMS:
-        values = measure(qrels, {result.query_id: [*map(str, result.rankings[system])] for result in results})
-        per_query[system] = {metric: list(values[metric].values()) for metric in METRICS}
+Summary = dict[str, dict[str, Score]]
+"""System → metric → score."""
+
+
+def summarize(results: Sequence[QueryResult]) -> Summary:
+    """Sum up all queries; "random" is the exact mean over all orders, not one draw.
+
+    The systems are those of the results, in their order. A query with several pages counts once, whatever their number.
+    """
     return {
-        system: {metric: Score(fmean(values), *bootstrap_interval(values)) for metric, values in metrics.items()}
-        for system, metrics in per_query.items()
+        system: {metric: Score.of(values) for metric, values in metrics.items()}
+        for system, metrics in _per_query(results).items()
     }
 
 
-def write_trec(results: Sequence[QueryResult], folder: Path) -> None:
-    """Write `qrels.trec` and one `<system>.trec` for each system."""
+def gain(results: Sequence[QueryResult], system: str = RERANKED, base: str = FIRST_STAGE) -> dict[str, Score]:
+    """Return metric → what `system` is better than `base`, query by query: the paired bootstrap's interval."""
+    values = _per_query(results)
+    return {
+        metric: Score.of(
+            [after - before for after, before in zip(values[system][metric], values[base][metric], strict=True)]
+        )
+        for metric in METRICS
+    }
 
-    def page_id(result: QueryResult, page: int) -> str:
-        return f"{result.manual}:p{page}"
 
-    write_qrels(folder / "qrels.trec", {result.query_id: {page_id(result, result.page): 1} for result in results})
-    for system in SYSTEMS:
-        run = {result.query_id: [page_id(result, page) for page in result.rankings[system]] for result in results}
-        write_run(folder / f"{system}.trec", run, tag=system)
+def _per_query(results: Sequence[QueryResult]) -> dict[str, dict[str, list[float]]]:
+    """System → metric → the values of the queries, in their order."""
+    qrels = {result.query_id: {str(page): 1 for page in result.pages} for result in results}
+    per_query = {RANDOM: {metric: [_random(metric, result) for result in results] for metric in METRICS}}
+    for system in results[0].rankings:
+        values = measure(qrels, {result.query_id: [*map(str, result.rankings[system])] for result in results})
+        per_query[system] = {metric: list(values[metric].values()) for metric in METRICS}
+    return per_query
+
+
+def write_runs(results: Sequence[QueryResult], folder: Path) -> None:
+    """Write `qrels` and one run for each system, each as `.trec` and as `.jsonl`."""
+
+    def named(result: QueryResult, pages: Sequence[int]) -> list[str]:
+        return [f"{result.manual}:p{page}" for page in pages]
+
+    qrels = {result.query_id: dict.fromkeys(named(result, result.pages), 1) for result in results}
+    runs = {
+        system: {result.query_id: named(result, result.rankings[system]) for result in results}
+        for system in results[0].rankings
+    }
+    for suffix in (".trec", ".jsonl"):
+        write_qrels(folder / f"qrels{suffix}", qrels)
+        for system, run in runs.items():
+            write_run(folder / f"{system}{suffix}", run, tag=system)
 
 
 def _random(metric: str, result: QueryResult) -> float:
-    """What a random order of n candidates, of which one is right, scores on average."""
-    n = len(result.rankings["first_stage"])
-    if metric == "MRR":
-        return sum(1 / rank for rank in range(1, n + 1)) / n
+    """What a random order of n candidates, of which m are right, scores on average."""
+    n, m = len(result.rankings[FIRST_STAGE]), len(result.pages)
+    if metric == "MRR":  # the best of the m stands at this rank when the m - 1 others stand behind it
+        ways = math.comb(n, m)
+        return sum(math.comb(n - rank, m - 1) / rank for rank in range(1, n + 1)) / ways
     if metric == "nDCG@5":
-        return sum(1 / math.log2(rank + 1) for rank in range(1, min(5, n) + 1)) / n
+        discounts = [1 / math.log2(rank + 1) for rank in range(1, min(5, n) + 1)]
+        return m / n * sum(discounts) / sum(discounts[:m])
     return min(int(metric.removeprefix("R@")), n) / n

@@ -5,12 +5,13 @@ from tiny_manual import CHAPTERS, tiny_manual, write_pdf
 
 from llama_index_ziprerank.evaluation.headings import (
     Heading,
-    HeadingQuery,
     clean_title,
     find_listings,
-    label_manual,
     read_outline,
+    verified_headings,
 )
+from llama_index_ziprerank.evaluation.labels import label_manual
+from llama_index_ziprerank.pages.page import PageError
 
 
 @pytest.mark.parametrize(
@@ -44,10 +45,9 @@ def test_a_pdf_without_an_outline_has_no_headings(tmp_path: Path) -> None:
 
 
 def test_a_heading_found_on_its_page_is_a_query() -> None:
-    labelled = label_manual([Heading("2 Bar graphs", 2)], ["nothing here", "2\nBar graphs\nand so on"])
+    texts = ["nothing here", "2\nBar graphs\nand so on"]
 
-    assert labelled.queries == (HeadingQuery("Bar graphs", 2),)
-    assert labelled.candidates == (1, 2)
+    assert verified_headings([Heading("2 Bar graphs", 2)], texts, set()) == [Heading("Bar graphs", 2)]
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,24 @@ def test_a_heading_found_on_its_page_is_a_query() -> None:
     ],
 )
 def test_a_heading_that_asks_for_no_certain_page_is_no_query(outline: list[Heading], reason: str) -> None:
-    assert label_manual(outline, ["Introduction: Bar graphs", "Bar graphs"]).queries == (), reason
+    assert verified_headings(outline, ["Introduction: Bar graphs", "Bar graphs"], set()) == [], reason
 
 
 def test_a_heading_listed_twice_for_one_page_is_one_query() -> None:
     outline = [Heading("Bar graphs", 1), Heading("1 Bar Graphs", 1)]
 
-    assert label_manual(outline, ["Bar graphs"]).queries == (HeadingQuery("Bar graphs", 1),)
+    assert verified_headings(outline, ["Bar graphs"], set()) == [Heading("Bar graphs", 1)]
+
+
+def test_a_heading_on_a_page_that_lists_is_no_query() -> None:
+    assert verified_headings([Heading("Bar graphs", 1)], ["Bar graphs"], {1}) == []
+
+
+def test_a_damaged_outline_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4\nnothing")
+
+    with pytest.raises(PageError, match="broken.pdf: its outline cannot be read"):
+        read_outline(tmp_path / "broken.pdf")
 
 
 OUTLINE = [Heading(f"{n} {title}", n + 1) for n, title in enumerate(CHAPTERS, start=1)]
@@ -77,6 +88,8 @@ OUTLINE = [Heading(f"{n} {title}", n + 1) for n, title in enumerate(CHAPTERS, st
     ("text", "reason"),
     [
         ("Contents\nPreface", "its first line says so"),
+        ("INDEX\nterms", "its first line says so, though it ends like a Roman number"),
+        ("Table of Contents  iii\nterms", "its first line says so beside a page number"),
         ("\n".join(f"{title} .... {n}" for n, title in enumerate("abcdefgh")), "dot leaders"),
         ("\n".join(f"{n} {title} {n + 1}" for n, title in enumerate(CHAPTERS, start=1)), "headings of other pages"),
         ("\n".join(f"term {n}, {n}, {n + 3}" for n in range(20)), "terms with page numbers"),
@@ -103,7 +116,7 @@ def test_the_contents_page_of_a_manual_neither_competes_nor_is_asked_for(tmp_pat
     outline = read_outline(tiny_manual(tmp_path / "manual.pdf"))
     contents = "\n".join(f"{title} . . . . . {n}" for n, title in enumerate(CHAPTERS, start=2))
 
-    labelled = label_manual(outline, [contents, *CHAPTERS])
+    labelled = label_manual(outline, [contents, *CHAPTERS], [""] * 9, ["heading"])
 
     assert [query.text for query in labelled.queries] == list(CHAPTERS)
     assert labelled.candidates == tuple(range(2, 10))

@@ -1,13 +1,15 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from tiny_manual import CHAPTERS, tiny_manual, write_pdf
 from tiny_retriever import PARITY, colqwen3
 
-from llama_index_ziprerank.evaluation.manuals import Settings, evaluate_manuals
+from llama_index_ziprerank.evaluation.manual_settings import ABLATION, Settings
+from llama_index_ziprerank.evaluation.manuals import evaluate_manuals
 from llama_index_ziprerank.evaluation.results import QueryResult
+from llama_index_ziprerank.pages.page import PageError
 
 T = TypeVar("T")
 
@@ -22,8 +24,8 @@ def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_manual(tmp_path_factory.mktemp("manual") / "tiny manual.pdf")
 
 
-def _settings(retriever: str, **more: int) -> Settings:
-    return Settings(retriever=retriever, reranker=str(PARITY), **more)
+def _settings(retriever: str, **more: Any) -> Settings:
+    return Settings(**{"retriever": retriever, "reranker": str(PARITY), "kinds": ("heading",), **more})
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_every_heading_is_asked_and_every_page_but_the_contents_competes(results
 
 
 def test_bm25_finds_the_only_page_that_has_the_words(results: list[QueryResult]) -> None:
-    assert all(result.rankings["bm25"][0] == result.page for result in results)
+    assert all([result.rankings["bm25"][0]] == result.pages for result in results)
 
 
 def test_reranking_reorders_the_first_pages_and_leaves_the_rest(results: list[QueryResult]) -> None:
@@ -56,7 +58,7 @@ def test_the_draw_of_queries_and_pools_is_that_of_the_seed(manual: Path, retriev
     assert len(one) == 3
     for result in one:
         pool = result.rankings["first_stage"]
-        assert len(pool) == 4 and result.page in pool
+        assert len(pool) == 4 and set(result.pages) <= set(pool)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(manual: Path, retriever: str, tmp_path: Path) -> None:
@@ -98,14 +100,55 @@ def test_manuals_of_one_name_are_refused(manual: Path, retriever: str, tmp_path:
         evaluate_manuals([manual, tmp_path / "tiny manual.pdf"], _settings(retriever), tmp_path / "results")
 
 
-def test_manuals_without_headings_are_refused(retriever: str, tmp_path: Path) -> None:
+def test_manuals_without_queries_are_refused(retriever: str, tmp_path: Path) -> None:
     plain = write_pdf(tmp_path / "plain.pdf", [["some text"], ["more text"]])
 
-    with pytest.raises(ValueError, match="bookmarks"):
+    with pytest.raises(ValueError, match="no query|No manual gives a query"):
         evaluate_manuals([plain], _settings(retriever), tmp_path / "results")
+
+
+def test_a_missing_manual_is_named_before_another_is_read(manual: Path, retriever: str, tmp_path: Path) -> None:
+    with pytest.raises(PageError, match="gone.pdf"):
+        evaluate_manuals([manual, tmp_path / "gone.pdf"], _settings(retriever), tmp_path / "results")
+
+    assert len((tmp_path / "results" / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_ablation_reranks_the_same_head_in_every_way(manual: Path, retriever: str, tmp_path: Path) -> None:
+    settings = _settings(retriever, queries=1, ablation=True, keep_ratio=0.5)
+    [result] = evaluate_manuals([manual], settings, tmp_path)
+
+    assert list(result.rankings) == ["bm25", "first_stage", "reranked", *ABLATION]
+    assert result.rankings["reranked"] == result.rankings["keep_0.50_prompt"]
+    assert all(sorted(ranking) == list(range(2, 10)) for ranking in result.rankings.values())
+    assert set(result.seconds) == set(result.rankings)
+
+
+def test_degraded_pages_are_other_pages_for_the_eyes_and_the_same_for_bm25(
+    manual: Path, retriever: str, results: list[QueryResult], tmp_path: Path
+) -> None:
+    degraded = evaluate_manuals([manual], _settings(retriever, top_k=4, degradation="scan"), tmp_path)
+
+    assert [one.rankings["bm25"] for one in degraded] == [one.rankings["bm25"] for one in results]
+    assert [one.rankings["first_stage"] for one in degraded] != [one.rankings["first_stage"] for one in results]
 
 
 @pytest.mark.parametrize("wrong", [{"queries": 0}, {"pool": 1}, {"top_k": 0}])
 def test_a_setting_out_of_bounds_is_named(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least"):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"kinds": ("headings",)}, "choose from heading, term, caption, question, got headings"),
+        ({"kinds": ()}, "got nothing"),
+        ({"degradation": "fax"}, "choose from none, scan, got fax"),
+        ({"keep_ratio": 0.0}, "keep_ratio"),
+        ({"pruning": "both"}, "pruning"),
+    ],
+)
+def test_an_unknown_choice_is_named(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         Settings(**wrong)

@@ -9,6 +9,7 @@ from llama_index_ziprerank.evaluation.runs import (
     read_jsonl,
     read_qrels,
     read_run,
+    without_space,
     write_jsonl,
     write_qrels,
     write_run,
@@ -68,6 +69,52 @@ def test_trec_files_have_the_columns_of_trec_eval(tmp_path: Path) -> None:
 
     assert (tmp_path / "qrels").read_text() == "q1 0 a 1\n"
     assert (tmp_path / "run").read_text() == "q1 Q0 a 1 2 test\nq1 Q0 b 2 1 test\n"
+
+
+def test_jsonl_files_read_back_as_written(tmp_path: Path) -> None:
+    write_qrels(tmp_path / "qrels.jsonl", QRELS)
+    write_run(tmp_path / "run.jsonl", RUN, tag="test")
+
+    assert read_qrels(tmp_path / "qrels.jsonl") == QRELS
+    assert read_run(tmp_path / "run.jsonl") == RUN
+
+
+@pytest.mark.parametrize(
+    "line", ['{"query": "q1", "ranking": []}', '{"query_id": "q1", "ranking": "a"}', '{"query_id": 1, "ranking": []}']
+)
+def test_a_line_of_jsonl_that_is_no_ranking_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "run.jsonl").write_text(f'{{"query_id": "q0", "ranking": ["a"]}}\n{line}\n')
+
+    with pytest.raises(ValueError, match="line 2 should be"):
+        read_run(tmp_path / "run.jsonl")
+
+
+def test_a_query_ranked_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").write_text('{"query_id": "q", "ranking": ["a"]}\n' * 2)
+
+    with pytest.raises(ValueError, match="line 2 should be"):
+        read_run(tmp_path / "run.jsonl")
+
+
+def test_hits_and_average_precision_are_what_one_computes_by_hand() -> None:
+    values = measure(QRELS, RUN, ["Hit@1", "Hit@2", "AP", "MRR@1"])
+
+    assert values["Hit@1"] == {"q1": 0.0, "q2": 1.0}
+    assert values["Hit@2"] == {"q1": 1.0, "q2": 1.0}
+    assert values["AP"] == pytest.approx({"q1": 1 / 2, "q2": (1 + 2 / 3) / 2})
+    assert values["MRR@1"] == {"q1": 0.0, "q2": 1.0}
+
+
+@pytest.mark.parametrize("name", ["Precision@five", "R@", "nothing", "MRR@x", "Recall", "Hit"])
+def test_an_unknown_metric_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="No metric"):
+        measure(QRELS, RUN, [name])
+
+
+def test_a_name_without_space_stays_and_others_stay_apart() -> None:
+    assert without_space("report-1.pdf") == "report-1.pdf"
+    assert without_space("my report.pdf") == "my%20report.pdf"
+    assert without_space("my%20report.pdf") != without_space("my report.pdf")
 
 
 def test_an_id_with_white_space_is_refused(tmp_path: Path) -> None:

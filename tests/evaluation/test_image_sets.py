@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import datasets
+import pytest
+from tiny_image_set import QUERIES, page_image, write_image_set
+
+from llama_index_ziprerank.evaluation.image_sets import load_image_set
+from llama_index_ziprerank.pages.page import PageError
+
+
+@pytest.fixture(autouse=True)
+def quiet_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("form", ["saved", "split", "parquet", "jsonl", "tsv", "trec"])
+def test_a_set_is_the_same_however_it_lies_on_disk(tmp_path: Path, form: str) -> None:
+    found = load_image_set(str(write_image_set(tmp_path / "set", form)))
+
+    assert found.queries == {query: QUERIES[query] for query in ("q1", "q2")}  # q3 has no relevant page
+    assert found.qrels == {"q1": {"page%200": 1}, "q2": {"page%205": 2, "page%204": 1}}
+    assert list(found.images) == [f"page%20{number}" for number in range(6)]
+    for number, (page, image) in enumerate(found.pages()):
+        assert page == f"page%20{number}"
+        assert (image.mode, image.getpixel((0, 0))) == ("RGB", page_image(number).getpixel((0, 0)))
+
+
+def test_a_split_is_chosen_by_name(tmp_path: Path) -> None:
+    folder = write_image_set(tmp_path / "set", "split")
+
+    assert list(load_image_set(str(folder), "train").images) == ["page%200"]
+    with pytest.raises(ValueError, match="has the splits test, train. Choose one with --split"):
+        load_image_set(str(folder), "dev")
+
+
+@pytest.mark.parametrize("part", ["queries", "qrels", "corpus"])
+def test_a_missing_table_is_named_with_what_would_do(tmp_path: Path, part: str) -> None:
+    folder = write_image_set(tmp_path / "set", "saved")
+    (folder / part).rename(tmp_path / "away")
+
+    with pytest.raises(FileNotFoundError, match=f"has no {part}. Wanted {part}/"):
+        load_image_set(str(folder))
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    folder = write_image_set(tmp_path / "set", "tsv")
+    (folder / "qrels.tsv").write_text("question\tcorpus-id\nq1\tpage 0\n")
+
+    with pytest.raises(ValueError, match="columns question, corpus-id, and none is 'query-id'"):
+        load_image_set(str(folder))
+
+
+def test_qrels_of_another_corpus_are_refused(tmp_path: Path) -> None:
+    folder = write_image_set(tmp_path / "set", "tsv")
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\nq1\tother\n")
+
+    with pytest.raises(ValueError, match="no query has a relevant page in the corpus"):
+        load_image_set(str(folder))
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = write_image_set(tmp_path / "set", "tsv")
+    (folder / "corpus" / "page 3.png").write_bytes(b"no image")
+
+    with pytest.raises(PageError, match="page 'page%203'"):
+        list(load_image_set(str(folder)).pages())
+
+
+@pytest.mark.parametrize("name", ["/nowhere/set", "./set", "set"])
+def test_a_missing_folder_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"There is no folder {name}"):
+        load_image_set(name)

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+from tiny_manual import tiny_manual, write_pdf
+
+from llama_index_ziprerank.evaluation.retrieval_dataset import RetrievalDataset
+from llama_index_ziprerank.evaluation.runs import write_qrels
+
+
+def test_a_set_reads_back_as_written(tmp_path: Path) -> None:
+    dataset = RetrievalDataset({"q1": "a question?"}, {"q1": {"a": 2, "b": 1}})
+    dataset.save(tmp_path / "set")
+
+    assert RetrievalDataset.load(tmp_path / "set") == dataset
+
+
+def test_trec_qrels_do_too(tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"query_id": "q1", "query": "a question?"}\n')
+    write_qrels(tmp_path / "qrels.trec", {"q1": {"a": 1}})
+
+    assert RetrievalDataset.load(tmp_path).qrels == {"q1": {"a": 1}}
+
+
+def test_pairs_and_llama_indexs_former_fields_make_a_set() -> None:
+    pairs = RetrievalDataset.from_pairs([("first?", ["a"]), ("second?", ["b", "c"])])
+
+    assert pairs.queries == {"q1": "first?", "q2": "second?"}
+    assert pairs.qrels == {"q1": {"a": 1}, "q2": {"b": 1, "c": 1}}
+    assert RetrievalDataset.from_relevant_docs(pairs.queries, {"q1": ["a"], "q2": ["b", "c"]}) == pairs
+
+
+@pytest.mark.parametrize(
+    ("queries", "qrels", "said"),
+    [
+        ({}, {}, "at least one query"),
+        ({"q1": "?", "q2": "?"}, {"q1": {"a": 1}}, "1 of 2 queries have no relevant page, such as 'q2'"),
+        ({"q1": "?"}, {"q1": {"a": 0}}, "no relevant page"),
+    ],
+)
+def test_a_query_without_an_answer_is_refused(
+    queries: dict[str, str], qrels: dict[str, dict[str, int]], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        RetrievalDataset(queries, qrels)
+
+
+def test_a_line_that_is_no_query_is_named(tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"id": "q1"}\n')
+
+    with pytest.raises(ValueError, match="queries.jsonl: wanted"):
+        RetrievalDataset.load(tmp_path)
+
+
+def test_a_manual_labels_itself_and_its_contents_do_not_compete(tmp_path: Path) -> None:
+    dataset = RetrievalDataset.from_manual(tiny_manual(tmp_path / "manual.pdf"), kinds=["heading"], count=3, seed=1)
+
+    assert len(dataset.queries) == 3
+    assert {page for pages in dataset.qrels.values() for page in pages} <= (dataset.candidates or set())
+    assert dataset.candidates == {f"manual.pdf:p{page}" for page in range(2, 10)}
+
+
+def test_a_manual_without_labels_is_refused(tmp_path: Path) -> None:
+    plain = write_pdf(tmp_path / "plain.pdf", [["some text"]])
+
+    with pytest.raises(ValueError, match="no query of the kinds heading, term"):
+        RetrievalDataset.from_manual(plain)
