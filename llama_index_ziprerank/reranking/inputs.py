@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLProcessor
 
 from llama_index_ziprerank.pages.images import fit_within, to_rgb
 from llama_index_ziprerank.reranking.permutation import check_window_length, identifier_token_ids, single_token_id
-from llama_index_ziprerank.reranking.prompt import PromptWords, prompt_words
+from llama_index_ziprerank.reranking.prompt import check_query, prompt_words
 
 MAX_SIDE = 1024
 """Longest side of a page in pixels, as the checkpoint was trained and measured."""
@@ -85,9 +85,8 @@ def prepare_page(processor: Qwen3VLProcessor, image: Image.Image) -> PagePatches
 
 def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequence[Grid]) -> RankingPrompt:
     """Write the prompt for pages of which only the sizes are needed: their features may come from elsewhere."""
-    words = prompt_words(query, len(grids))
-    rendered = _render_chat(processor, words.text, len(grids))
-    ids, query_ids = _encode_chat(processor.tokenizer, rendered, words)
+    check_query(query)
+    ids, query_ids = _encode_chat(processor.tokenizer, _render_chat(processor, len(grids)), query)
     image_id = processor.image_token_id
     if ids.count(image_id) != len(grids):
         raise ValueError(
@@ -111,40 +110,47 @@ def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequenc
     )
 
 
-def _render_chat(processor: Qwen3VLProcessor, text: str, n: int) -> str:
-    content: list[dict[str, str]] = [{"type": "text", "text": text}, *({"type": "image"} for _ in range(n))]
+_STAND_IN = "\ue000"
+"""Stands for the query while the chat template is rendered: a private character that no template writes."""
+
+
+def _render_chat(processor: Qwen3VLProcessor, n: int) -> str:
+    """Render the chat for ``n`` pages with `_STAND_IN` wherever the template writes the query."""
+    words = prompt_words(_STAND_IN, n)
+    content: list[dict[str, str]] = [{"type": "text", "text": words.text}, *({"type": "image"} for _ in range(n))]
     message: dict[str, Any] = {"role": "user", "content": content}
-    return processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-
-
-def _encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: str, words: PromptWords) -> tuple[list[int], list[int]]:
-    """Tokenise the rendered chat; return its ids and those of the query.
-
-    A query is text whatever it says: inside the stretch around it, which ends at the template's own special tokens,
-    special tokens are spelled out. So a query with ``<|im_end|>`` in it cannot end the turn.
-    """
-    offset = rendered.find(words.text)
-    if offset < 0:
+    rendered = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    if words.text not in rendered:
         raise ValueError("The chat template changes the prompt's text. Use the chat template of a Qwen3-VL checkpoint.")
-    query_start, query_end = offset + words.query_start, offset + words.query_end
-    special = re.compile("|".join(re.escape(text) for text in _special_tokens(tokenizer)))
-    start = max((match.end() for match in special.finditer(rendered, 0, query_start)), default=0)
-    following = special.search(rendered, query_end)
-    end = following.start() if following else len(rendered)
-    around = tokenizer(
-        rendered[start:end], add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    query_ids = [
-        token
-        for token, (first, last) in zip(around["input_ids"], around["offset_mapping"], strict=True)
-        if start + first < query_end and start + last > query_start
-    ]
-    before, after = (_encode(tokenizer, text) for text in (rendered[:start], rendered[end:]))
-    return [*before, *around["input_ids"], *after], query_ids
+    return rendered
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=False).input_ids
+def _encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: str, query: str) -> tuple[list[int], list[int]]:
+    """Tokenise the rendered chat around ``query``; return its ids and those of the query where it first stands.
+
+    A query is text whatever it says: special tokens are those that the template writes, all others are spelled out. So
+    a query with ``<|im_end|>`` in it cannot end the turn.
+    """
+    special = re.compile("(" + "|".join(re.escape(text) for text in _special_tokens(tokenizer)) + ")")
+    ids: list[int] = []
+    query_ids: list[int] = []
+    for index, stretch in enumerate(special.split(rendered)):
+        if index % 2:
+            ids.append(tokenizer.convert_tokens_to_ids(stretch))
+            continue
+        start = stretch.find(_STAND_IN)
+        encoded = tokenizer(
+            stretch.replace(_STAND_IN, query),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+        )
+        ids += encoded["input_ids"]
+        if start >= 0 and not query_ids:
+            end = start + len(query)
+            places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            query_ids = [token for token, (first, last) in places if first < end and last > start]
+    return ids, query_ids
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:

@@ -38,8 +38,13 @@ class PromptWords:
 def prompt_words(query: str, n: int) -> PromptWords:
     """Write the text that goes before the ``n`` page images. Raises ValueError for a blank query or a bad ``n``."""
     check_window_length(n)
-    if not query.strip():
-        raise ValueError(f"Pages are ranked by a query, got a blank one: {query!r}. Pass the question as text.")
+    check_query(query)
     pictures = ", ".join(f"Picture {i + 1} is passage [{IDENTIFIERS[i]}]" for i in range(n))
     before = _BEFORE_QUERY.format(n=n, pictures=pictures)
     return PromptWords(before + query + _AFTER_QUERY, len(before), len(before) + len(query))
+
+
+def check_query(query: str) -> None:
+    """Raise ValueError for a blank query."""
+    if not query.strip():
+        raise ValueError(f"Pages are ranked by a query, got a blank one: {query!r}. Pass the question as text.")

@@ -1,16 +1,16 @@
-"""Where nano's ranker starts: attention written by hand that counts the question's words on each page.
+"""Where nano's ranker starts: two looks around, then three layers of attention written by hand that let words vote.
 
 Learned from random weights, a listwise ranker of this size needs tens of thousands of lists before it beats chance. The
 path that it has to find is known, so it is written down, and training only has to improve it:
 
-1. A visual token looks for its word among the words before the pages; other pixels repel it, and where no word is like
-   it, it looks at the first token of all. What it takes along is how rare the word is: a hit.
-2. The identifier behind a page looks at the page in front of it and takes along the mean hit (one head) and the best
-   hits (the other): the page's fit.
-3. The opening bracket, where the letters are read, looks at the identifiers by their fit and takes their letters along.
+1. The retriever's layers (see `write_neighbours`): each token looks at its neighbours, so that pieces become words.
+2. Tag: a visual token looks at the identifier in front of its page and takes its letter along.
+3. Vote: each word of the query behind the pages looks for itself on all of them, in the space in which the retriever
+   compares, and takes the letters of what it finds along. A word that stands on one page gives that page its vote; a
+   word that stands everywhere spreads it, a word that stands nowhere looks at the first token and does not vote.
+4. Count: the opening bracket, where the letters are read, averages the words' votes, rare words most.
 
-Marks in the last dimensions of the residual stream carry what is not content. Everything is ordinary weights; the last
-layer and all feed-forward layers start silent and are free to learn.
+Everything is ordinary weights; the feed-forward layers of steps 2 to 4 start silent and are free to learn.
 """
 
 import torch
@@ -20,79 +20,107 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextAttention,
 
 from llama_index_ziprerank.reranking.inputs import ANSWER_OPENING
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS
-from llama_index_ziprerank.reranking.prompt import prompt_words
-from llama_index_ziprerank.training.nano.model import HEAD_WIDTH, HEADS
+from llama_index_ziprerank.training.nano.layout import (
+    ANY,
+    CONTENT,
+    EMBEDDING_NORM,
+    FIRST,
+    IDENTIFIER,
+    LETTERS,
+    MARK,
+    OPENING,
+    VISUAL,
+    WEIGHT,
+)
+from llama_index_ziprerank.training.nano.model import HEAD_WIDTH, HEADS, ROTARY_BASE
 
-EMBEDDING_NORM = 4.0
-"""Length of the token embeddings and, on average, of the merged visual tokens."""
+WRITTEN_LAYERS = 3
+"""Tag, vote and count: the layers behind the retriever's own."""
 
-VISUAL, IDENTIFIER, OPENING, WEIGHT, HIT, FIT, FIRST, ANY = range(-1, -9, -1)
-MARKS = [VISUAL, IDENTIFIER, OPENING, WEIGHT, HIT, FIT, FIRST, ANY]
-"""Dimensions for: pixels, identifiers, the opening bracket, a word's rarity, a token's hit, a page's fit, the first
-token of all, and any token."""
-
-MARK = 2.0
-"""Value of a mark."""
-
-_STABLE = range(18, 62)
+STABLE = range(19, 62)
 """Rotary pairs that turn by less than a third of a radian over twenty pages: they compare content."""
 
 _SLOWEST, _IDLE = 63, 62
 """Rotary pairs that do not turn at all: marks are compared in the first, and tokens without a task meet the first
 token in the other."""
 
-_NEAREST = (9, 12)
-"""Rotary pairs along time with periods of some 300 and 1,100 positions: the nearest page is looked at most."""
+_ALONG_TIME = (6, 9, 12)
+"""Rotary pairs along time with periods of some 80, 300 and 1,100 positions: together they know the nearest page."""
 
-_COLLECT_GAIN, _BEST_GAIN, _READ_SHARPNESS = 60.0, 0.5, 1.5
-"""How strongly a page's mean hit and its best hits become its fit, and how sharply the fits are compared."""
+_AXES = ((3, 6), (1, 4), (2, 5))
+"""Rotary pairs along time, rows and columns (interleaved M-RoPE) that tell neighbours apart."""
 
-_CALM = 0.2
+_STRENGTHS = ((0.5, 1.0), (3.0, 1.0), (3.0, 1.0))
+"""How much each of `_AXES` counts."""
+
+_LEFT, _UP = (0, 0, -1), (0, -1, 0)
+"""(time, row, column) that the two heads of a neighbour layer look at first."""
+
+_NEIGHBOUR_GAIN, _TAG_GAIN, _VOTE_GAIN, _COUNT_GAIN = 2.5, 3.0, 2.5, 1.2
+"""Gains of queries and keys: how sharply neighbours, identifiers, words and their rarity are told from others."""
+
+_PIXELS_ONLY = 2.0
+"""How much it counts that a token is visual when a word looks for itself: more than that words are the same, or it
+would find itself in the instructions."""
+
+_DOUBT = 1.5
+"""How much the first token attracts a word: it outweighs visual tokens that are hardly like it."""
+
+_CALM = 0.3
 """Gain of the last norm: the letters' logits start a few apart and not by dozens."""
-
-_COLLECT_TASK, _TASK = 1.5, 4.0
-"""How much a token's task outweighs its rest, when it collects hits and when it reads fits."""
-
-_REPEL = 1.6
-"""Strength of the visual mark beside a visual token's content."""
-
-_MATCH_SHARPNESS = 4.0
-"""Gain of the queries that look for words."""
-
-_THRESHOLD = 0.2
-"""Cosine at which a word outweighs the first token."""
 
 
 @torch.no_grad()
-def write_circuit(model: Qwen3VLTextModel, tokenizer: PreTrainedTokenizerFast, rarity: Tensor) -> None:
-    """Write the start described above into `model`; `rarity` (V,) in 0..1 says how much each word piece tells."""
-    words = model.embed_tokens.weight
-    _mark_words(words, tokenizer, rarity)
-    match, collect, read, *free = (layer.self_attn for layer in model.layers)
-    for layer in model.layers:
+def write_neighbours(attention: Qwen3VLTextAttention) -> None:
+    """Let one head look at the token to the left and one at the token above; both at the previous word in text.
+
+    Like a convolution that training turns into what it needs; the values start unread (`o_proj` is zero).
+    """
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight.normal_(std=0.01)
+    for head, offset in zip(range(HEADS), (_LEFT, _UP), strict=True):
+        for pairs, strengths, away in zip(_AXES, _STRENGTHS, offset, strict=True):
+            for pair, strength in zip(pairs, strengths, strict=True):
+                first, second = _rows(head, pair)
+                frequency = ROTARY_BASE ** (-pair / (HEAD_WIDTH // 2))
+                in_text, on_page = torch.tensor(-frequency), torch.tensor(away * frequency)
+                for row, turn in ((first, torch.cos), (second, torch.sin)):
+                    attention.q_proj.weight[row, ANY] = strength**0.5 * turn(in_text)
+                    attention.q_proj.weight[row, VISUAL] = strength**0.5 * (turn(on_page) - turn(in_text))
+                attention.k_proj.weight[first, ANY] = strength**0.5
+    _sharpen(attention, _NEIGHBOUR_GAIN)
+    attention.o_proj.weight.zero_()
+
+
+@torch.no_grad()
+def write_circuit(
+    model: Qwen3VLTextModel, tokenizer: PreTrainedTokenizerFast, compare: Tensor, compare_norm: Tensor
+) -> None:
+    """Write the path described above behind the layers that are there already.
+
+    K compared dimensions: `compare` (K, D), the most telling first, is read behind a norm of gains `compare_norm` (D,).
+    """
+    _mark_structure(model.embed_tokens.weight, tokenizer)
+    tag, vote, count = model.layers[-WRITTEN_LAYERS:]
+    for layer in (tag, vote, count):
         layer.mlp.down_proj.weight.zero_()
-        layer.self_attn.o_proj.weight.zero_()
-    _write_match(match, words)
-    _write_collect(collect)
-    _write_read(read)
+        _rest(layer.self_attn)
+    _write_tag(tag.self_attn)
+    vote.input_layernorm.weight[:CONTENT] = compare_norm[:CONTENT]
+    _write_vote(vote.self_attn, compare)
+    _write_count(count.self_attn)
     model.norm.weight.fill_(_CALM)
 
 
-def _mark_words(words: Tensor, tokenizer: PreTrainedTokenizerFast, rarity: Tensor) -> None:
-    fixed = set(tokenizer(prompt_words("?", len(IDENTIFIERS)).text, add_special_tokens=False).input_ids)
-    telling = rarity.clone()
-    telling[list(fixed | set(tokenizer.all_special_ids))] = 0
-    words[:, WEIGHT] = MARK * telling
-    words[:, ANY] = MARK
-    words[tokenizer.convert_tokens_to_ids(list(IDENTIFIERS)), IDENTIFIER] = MARK
-    words[tokenizer.convert_tokens_to_ids(ANSWER_OPENING), OPENING] = MARK
-    letters = tokenizer.convert_tokens_to_ids([*IDENTIFIERS, ANSWER_OPENING])
-    own, _ = torch.linalg.qr(words[letters, : -len(MARKS)].T)  # letters that are not alike at all
-    words[letters, : -len(MARKS)] = EMBEDDING_NORM * own.T
-    first = words[tokenizer.convert_tokens_to_ids("<|im_start|>")]
-    first.zero_()
-    first[VISUAL], first[FIRST] = -_THRESHOLD / _REPEL, (1 - _THRESHOLD**2) ** 0.5
-    first *= EMBEDDING_NORM
+def _mark_structure(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    letters = tokenizer.convert_tokens_to_ids(list(IDENTIFIERS))
+    first, opening = tokenizer.convert_tokens_to_ids("<|im_start|>"), tokenizer.convert_tokens_to_ids(ANSWER_OPENING)
+    words[[*letters, first, opening]] = 0
+    words[[*letters, first, opening], ANY] = MARK
+    words[letters, LETTERS] = EMBEDDING_NORM * torch.eye(len(letters))
+    words[letters, IDENTIFIER] = MARK
+    words[opening, OPENING] = MARK
+    words[first, FIRST] = MARK
 
 
 def _rows(head: int, pair: int) -> tuple[int, int]:
@@ -100,66 +128,57 @@ def _rows(head: int, pair: int) -> tuple[int, int]:
     return head * HEAD_WIDTH + pair, head * HEAD_WIDTH + pair + HEAD_WIDTH // 2
 
 
-def _write_match(attention: Qwen3VLTextAttention, words: Tensor) -> None:
-    content = words.clone()
-    content[:, MARKS] = 0
-    principal = torch.linalg.eigh(content.T @ content).eigenvectors.T.flip(0)  # (D, D): what tells words apart, first
-    for projection, sign in ((attention.q_proj, 1.0), (attention.k_proj, -1.0)):
-        projection.weight.normal_(std=0.002)
-        for head in range(HEADS):
-            rows = [row for pair in _STABLE for row in _rows(head, pair)]
-            projection.weight[rows] = principal[head : head + HEADS * len(rows) : HEADS]
-            mark, pad = _rows(head, _SLOWEST)
-            projection.weight[mark], projection.weight[pad] = 0, 0
-            projection.weight[mark, VISUAL] = sign * _REPEL
-            projection.weight[pad, FIRST] = 1
-    attention.q_norm.weight.fill_(_MATCH_SHARPNESS)
-    _carry(attention, WEIGHT, HIT, gain=0.15)
-
-
-def _write_collect(attention: Qwen3VLTextAttention) -> None:
-    _rest(attention)
-    for head in range(HEADS):
-        for pair in _NEAREST:
-            attention.q_proj.weight[_rows(head, pair)[0], IDENTIFIER] = _COLLECT_TASK
-            attention.k_proj.weight[_rows(head, pair)[0], VISUAL] = 1
-    best = _rows(1, _SLOWEST)[0]
-    attention.q_proj.weight[best, IDENTIFIER] = _COLLECT_TASK
-    attention.k_proj.weight[best, HIT] = 1
-    attention.q_norm.weight.fill_(4.0)
-    _carry(attention, HIT, FIT, gain=_COLLECT_GAIN, heads=1)
-    attention.v_proj.weight[HEAD_WIDTH] = 0
-    attention.v_proj.weight[HEAD_WIDTH, HIT] = 1
-    attention.o_proj.weight[FIT, HEAD_WIDTH] = _BEST_GAIN
-
-
-def _write_read(attention: Qwen3VLTextAttention) -> None:
-    _rest(attention)
-    for head in range(HEADS):
-        mark, fit = _rows(head, _SLOWEST)
-        attention.q_proj.weight[mark, OPENING] = 0.3 * _TASK  # enough to prefer any identifier to all other tokens
-        attention.q_proj.weight[fit, OPENING] = _TASK
-        attention.k_proj.weight[mark, IDENTIFIER] = 1
-        attention.k_proj.weight[fit, FIT] = 1
-    torch.nn.init.orthogonal_(attention.v_proj.weight)
-    attention.o_proj.weight.copy_(2 * attention.v_proj.weight.T)  # letters come out as they went in
-    attention.v_proj.weight[:, MARKS] = 0
-    attention.q_norm.weight.fill_(_READ_SHARPNESS)
-
-
 def _rest(attention: Qwen3VLTextAttention) -> None:
-    """Let every token look at the first one, unless it has a task."""
+    """Let every token look at the first one, unless it has a task, and take letters along and nothing else."""
     attention.q_proj.weight.normal_(std=0.002)
     attention.k_proj.weight.normal_(std=0.002)
+    attention.v_proj.weight.normal_(std=0.002)
+    attention.o_proj.weight.normal_(std=0.002)
     for head in range(HEADS):
-        attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = 1
-        attention.k_proj.weight[_rows(head, _IDLE)[0], FIRST] = 1
-        attention.k_proj.weight[_rows(head, _IDLE)[1], ANY] = 1  # which nobody asks for
+        first, second = _rows(head, _IDLE)
+        attention.q_proj.weight[first, ANY] = 1
+        attention.k_proj.weight[first, FIRST] = 3
+        attention.k_proj.weight[second, ANY] = 0.3  # which nobody asks for
+        values = slice(head * HEAD_WIDTH, head * HEAD_WIDTH + len(IDENTIFIERS))
+        attention.v_proj.weight[values, LETTERS] = torch.eye(len(IDENTIFIERS))
+        attention.o_proj.weight[LETTERS, values] = torch.eye(len(IDENTIFIERS)) / HEADS
 
 
-def _carry(attention: Qwen3VLTextAttention, source: int, target: int, *, gain: float, heads: int = HEADS) -> None:
-    """Let the first value of each head be the mark `source`, added to the mark `target` of the token that looks."""
-    for head in range(heads):
-        attention.v_proj.weight[head * HEAD_WIDTH] = 0
-        attention.v_proj.weight[head * HEAD_WIDTH, source] = 1
-        attention.o_proj.weight[target, head * HEAD_WIDTH] = gain
+def _sharpen(attention: Qwen3VLTextAttention, gain: float) -> None:
+    attention.q_norm.weight.fill_(gain)
+    attention.k_norm.weight.fill_(gain)
+
+
+def _write_tag(attention: Qwen3VLTextAttention) -> None:
+    for head in range(HEADS):
+        for pair in _ALONG_TIME:
+            attention.q_proj.weight[_rows(head, pair)[0], VISUAL] = 2
+            attention.k_proj.weight[_rows(head, pair)[0], IDENTIFIER] = 1
+    _sharpen(attention, _TAG_GAIN)
+
+
+def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor) -> None:
+    used = compare[: 2 * len(STABLE)]
+    content = used * CONTENT**0.5 / used.norm()  # keeps the length of content that is spread over all dimensions
+    for head in range(HEADS):
+        rows = [row for pair in STABLE for row in _rows(head, pair)]
+        pixels = _rows(head, _SLOWEST)[0]
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.weight[rows] = content
+        attention.q_proj.weight[pixels, ANY] = _PIXELS_ONLY
+        attention.k_proj.weight[pixels, ANY] = -_PIXELS_ONLY
+        attention.k_proj.weight[pixels, [VISUAL, FIRST]] = 2 * _PIXELS_ONLY
+        attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = _DOUBT
+    _sharpen(attention, _VOTE_GAIN)
+
+
+def _write_count(attention: Qwen3VLTextAttention) -> None:
+    for head in range(HEADS):
+        for pair in _ALONG_TIME[:2]:
+            attention.q_proj.weight[_rows(head, pair)[0], OPENING] = 2
+            attention.k_proj.weight[_rows(head, pair)[0], WEIGHT] = 1
+        weight = _rows(head, _SLOWEST)[0]
+        attention.q_proj.weight[weight, OPENING] = 2
+        attention.k_proj.weight[weight, WEIGHT], attention.k_proj.weight[weight, VISUAL] = 1, -1
+        attention.k_proj.weight[_rows(head, _IDLE)[1], ANY] = 1
+    _sharpen(attention, _COUNT_GAIN)

@@ -16,15 +16,26 @@ from transformers import (
 )
 
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS
-from llama_index_ziprerank.training.nano.circuit import ANY, EMBEDDING_NORM, MARK, MARKS, VISUAL, write_circuit
+from llama_index_ziprerank.training.nano.circuit import WRITTEN_LAYERS, write_circuit, write_neighbours
+from llama_index_ziprerank.training.nano.layout import (
+    ANY,
+    CONTENT,
+    EMBEDDING_NORM,
+    MARK,
+    MARKS,
+    RESERVED,
+    VISUAL,
+    WEIGHT,
+)
 from llama_index_ziprerank.training.nano.model import MERGE, PATCH, nano_config
 from llama_index_ziprerank.training.nano.reading import Reader
+from llama_index_ziprerank.vision import use_linear_patch_embedding
 
 MAX_PIXELS = 1024 * 832
 """A page of letter or A4 format whose longer side has 1024 pixels fits whole."""
 
-RERANKER_LAYERS = 4
 RETRIEVER_LAYERS = 2
+RERANKER_LAYERS = RETRIEVER_LAYERS + WRITTEN_LAYERS
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -33,15 +44,19 @@ CHAT_TEMPLATE = (
     "{%- set images = namespace(count=0) -%}"
     "{%- for content in message.content -%}"
     "{%- if content.type == 'image' -%}"
-    "{{- '<|vision_start|><|image_pad|><|vision_end|>[' + '" + IDENTIFIERS + "'[images.count] + ']' -}}"
+    "{{- '[' + '" + IDENTIFIERS + "'[images.count] + ']<|vision_start|><|image_pad|><|vision_end|>' -}}"
     "{%- set images.count = images.count + 1 -%}"
     "{%- else -%}{{- content.text -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- for content in message.content if content.type == 'text' and 'Search Query: ' in content.text -%}"
+    "{{- '\\n' + content.text.split('Search Query: ', 1)[1].rsplit('\\n\\nRank the passages', 1)[0] -}}"
     "{%- endfor -%}{%- endif -%}"
     "{{- '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-"""The page's identifier stands behind each image: a small model need not count pages to know a letter."""
+"""The page's identifier stands before each image, so a small model need not count pages to know a letter; the query
+stands once more behind all pages (cf. RankGPT's prompt), where its words can look back at them."""
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
@@ -68,6 +83,20 @@ def build_reader(tokenizer: PreTrainedTokenizerFast) -> Reader:
     return Reader(reader_config(tokenizer), tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
 
 
+@torch.no_grad()
+def reader_from_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Reader:
+    """A reader that goes on from the eyes and the words of a nano reranker; only its two heads start anew."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    reader = build_reader(tokenizer)
+    reader.tower.load_state_dict(model.model.visual.state_dict())
+    reader.embeddings.spelling.weight.zero_()
+    reader.embeddings.own.weight.copy_(model.get_input_embeddings().weight)
+    reader.embeddings.own.weight[:, MARKS] = 0
+    reader.tower.merger.linear_fc2.bias[MARKS] = 0
+    reader.glyphs.weight.zero_()
+    return reader
+
+
 def reader_config(tokenizer: PreTrainedTokenizerFast, layers: int = RERANKER_LAYERS) -> Qwen3VLConfig:
     """nano's configuration for this tokenizer."""
     return nano_config(len(tokenizer), token_ids(tokenizer), layers=layers)
@@ -77,46 +106,78 @@ def reader_config(tokenizer: PreTrainedTokenizerFast, layers: int = RERANKER_LAY
 def adopt_reader(model: Qwen3VLModel, reader: Reader, visual_norm: float) -> None:
     """Give `model` the reader's eyes and words.
 
-    Words get one length; visual tokens are scaled from `visual_norm`, their mean length in the reader, to the same. The
-    dimensions of `MARKS` stay free: zero in words, one mark in visual tokens.
+    Words get one length; visual tokens are scaled from `visual_norm`, their mean length in the reader, to the same.
+    Both are turned so that the first dimensions tell words apart best, and the last ones become free (layout.py).
     """
-    words = reader.embeddings.table()
-    words[:, MARKS] = 0
-    model.language_model.embed_tokens.weight.copy_(EMBEDDING_NORM * torch.nn.functional.normalize(words, dim=-1))
+    own = slice(None, -len(MARKS))
+    words = torch.nn.functional.normalize(reader.embeddings.table()[:, own], dim=-1)
+    turn = torch.linalg.eigh(words.T @ words).eigenvectors.flip(1)[:, :CONTENT].T  # (CONTENT, width without marks)
+    table = model.language_model.embed_tokens.weight
+    table.zero_()
+    table[:, :CONTENT] = EMBEDDING_NORM * torch.nn.functional.normalize(words @ turn.T, dim=-1)
+    table[:, ANY] = MARK
     model.visual.load_state_dict(reader.tower.state_dict())
     last = model.visual.merger.linear_fc2
-    last.weight.mul_(EMBEDDING_NORM / visual_norm)
-    last.bias.mul_(EMBEDDING_NORM / visual_norm)
-    last.weight[MARKS] = 0
-    last.bias[MARKS] = 0
+    weight, bias = turn @ last.weight[own], turn @ last.bias[own]
+    last.weight.zero_(), last.bias.zero_()
+    last.weight[:CONTENT], last.bias[:CONTENT] = (part * (EMBEDDING_NORM / visual_norm) for part in (weight, bias))
     last.bias[[VISUAL, ANY]] = MARK
 
 
-def build_reranker(
-    reader: Reader, tokenizer: PreTrainedTokenizerFast, visual_norm: float, rarity: Tensor
+def build_eyes(
+    reader: Reader, tokenizer: PreTrainedTokenizerFast, visual_norm: float
 ) -> Qwen3VLForConditionalGeneration:
-    """A reranker that reads, and whose attention starts as a count of the question's words on each page.
-
-    `rarity` (V,) in 0..1 says how much each word piece tells.
-    """
-    model = Qwen3VLForConditionalGeneration(reader_config(tokenizer, RERANKER_LAYERS))
+    """A model that is good for its vision tower alone: what it sees fits the retriever and the ranker."""
+    model = Qwen3VLForConditionalGeneration(reader_config(tokenizer, 1))
     adopt_reader(model.model, reader, visual_norm)
-    write_circuit(model.model.language_model, tokenizer, rarity)
-    model.tie_weights()
+    use_linear_patch_embedding(model.model.visual)
     return model.eval()
 
 
 @torch.no_grad()
-def build_retriever(reader: Reader, tokenizer: PreTrainedTokenizerFast, visual_norm: float) -> ColQwen3:
-    """A retriever whose MaxSim is at first the cosine of word pieces and visual tokens: its layers start silent."""
+def build_retriever(reader: Reader, tokenizer: PreTrainedTokenizerFast, visual_norm: float, rarity: Tensor) -> ColQwen3:
+    """A retriever whose MaxSim is at first the cosine of word pieces and visual tokens: its layers start silent.
+
+    `rarity` (V,) in 0..1 says how much each word piece tells.
+    """
     model = ColQwen3(reader_config(tokenizer, RETRIEVER_LAYERS))
     adopt_reader(model, reader, visual_norm)
+    model.language_model.embed_tokens.weight[:, WEIGHT] = MARK * rarity
     for layer in model.language_model.layers:
-        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        write_neighbours(layer.self_attn)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
     torch.nn.init.orthogonal_(model.custom_text_proj.weight)
-    model.custom_text_proj.weight[:, MARKS] = 0
     torch.nn.init.zeros_(model.custom_text_proj.bias)
+    model.custom_text_proj.bias.requires_grad_(False)
+    keep_reserved(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def keep_reserved(model: ColQwen3) -> None:
+    """Undo what training wrote into the dimensions that the ranker will need."""
+    for layer in model.language_model.layers:
+        layer.self_attn.o_proj.weight[RESERVED] = 0
+        layer.mlp.down_proj.weight[RESERVED] = 0
+    model.custom_text_proj.weight[:, RESERVED] = 0
+
+
+@torch.no_grad()
+def build_reranker(
+    retriever: ColQwen3, tokenizer: PreTrainedTokenizerFast, principal: Tensor
+) -> Qwen3VLForConditionalGeneration:
+    """A reranker with the retriever's eyes, words and layers, behind which words vote for pages.
+
+    `principal` (K, dim): the directions of the retriever's vectors that words are compared in, most telling first.
+    """
+    model = Qwen3VLForConditionalGeneration(reader_config(tokenizer, RERANKER_LAYERS))
+    inner, source = model.model, retriever.language_model
+    inner.visual.load_state_dict(retriever.visual.state_dict())
+    inner.language_model.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
+    for mine, theirs in zip(inner.language_model.layers[:RETRIEVER_LAYERS], source.layers, strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    write_circuit(inner.language_model, tokenizer, principal @ retriever.custom_text_proj.weight, source.norm.weight)
+    model.tie_weights()
     return model.eval()
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from llama_index_ziprerank.reranking.features import PageFeatures
@@ -48,13 +47,6 @@ class Block:
     def terms(self) -> set[str]:
         """The terms that stand on it."""
         return {term for term, _ in self.placed}
-
-    def matches(self, query: str) -> Tensor:
-        """Which visual tokens show a term of the query: (P,) bool."""
-        asked = set(terms_of(query))
-        found = torch.zeros(len(self.features.merged), dtype=torch.bool)
-        found[[place for term, place in self.placed if term in asked]] = True
-        return found
 
 
 @dataclass(frozen=True)

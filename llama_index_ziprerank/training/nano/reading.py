@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageFilter
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -23,6 +24,7 @@ from transformers import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from llama_index_ziprerank.training.nano.labels import GLYPH_CLASSES, LabelledPage, crop
+from llama_index_ziprerank.training.nano.layout import MARKS
 from llama_index_ziprerank.training.nano.model import PATCH, WIDTH
 from llama_index_ziprerank.training.nano.spelling import SpelledEmbedding
 from llama_index_ziprerank.training.nano.tower import initialise_tower, normalise, patchify, tower_forward
@@ -53,6 +55,8 @@ class ReadingConfig:
         (1.0, 512, 768, 3072),
     )
     """Until this share of the time, crops of this height and width, this many patches a step: small, then pages."""
+    degraded: float = 0.25
+    """Share of the crops that look scanned."""
     workers: int = 1
     """Processes that cut crops."""
     save_every: int = 200
@@ -77,8 +81,10 @@ class Reader(nn.Module):
         return self.glyphs(patches).unflatten(-1, (POINTS, GLYPH_CLASSES)), merged
 
     def piece_logits(self, merged: Tensor, pieces: Tensor) -> Tensor:
-        """Scaled cosine of merged tokens and pieces: (M, D), (V,) ids -> (M, V). The last dimension is kept free."""
-        tokens, words = F.normalize(merged[:, :-1], dim=-1), F.normalize(self.embeddings(pieces)[:, :-1], dim=-1)
+        """Scaled cosine of merged tokens and pieces: (M, D), (V,) ids -> (M, V). The marks' dimensions stay free."""
+        content = slice(None, -len(MARKS))
+        tokens = F.normalize(merged[:, content], dim=-1)
+        words = F.normalize(self.embeddings(pieces)[:, content], dim=-1)
         return self.log_scale.exp() * tokens @ words.T
 
 
@@ -114,12 +120,22 @@ def piece_weights(pages: list[LabelledPage], vocabulary_size: int) -> Tensor:
     return (2e-4 / frequency).sqrt().clamp(0.1, 1.0).float()
 
 
+def degrade(gray: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Make a crop look scanned: turned by up to 1.2 degrees, blurred, paler, noisy. Labels still fit within pixels."""
+    picture = Image.fromarray(gray).rotate(rng.uniform(-1.2, 1.2), Image.Resampling.BILINEAR, fillcolor=255)
+    if rng.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8)))
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 14), gray.shape)
+    paper, ink = rng.uniform(225, 255), rng.uniform(0, 70)
+    return (ink + np.asarray(picture) / 255 * (paper - ink) + noise).clip(0, 255).astype(np.uint8)
+
+
 class Crops(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
     """Endless batches of `count` crops, each around a random piece of a random page: gray, glyphs, owned pieces."""
 
-    def __init__(self, pages: list[LabelledPage], height: int, width: int, count: int) -> None:
+    def __init__(self, pages: list[LabelledPage], height: int, width: int, count: int, degraded: float = 0.0) -> None:
         self.pages = [page for page in pages if len(page.pieces)]
-        self.height, self.width, self.count = height, width, count
+        self.height, self.width, self.count, self.degraded = height, width, count, degraded
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         rng = random.Random(torch.initial_seed())  # another one in each worker
@@ -133,7 +149,8 @@ class Crops(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
         left, _, middle = page.spans[rng.randrange(len(page.spans))]
         top = max(0, min(int(middle) - rng.randint(0, self.height), page.image.shape[0] - self.height)) // 4 * 4
         left = max(0, min(int(left) - rng.randint(0, self.width), page.image.shape[1] - self.width)) // 4 * 4
-        return crop(page, top, left, self.height, self.width)
+        gray, glyphs, owned = crop(page, top, left, self.height, self.width)
+        return degrade(gray, rng) if rng.random() < self.degraded else gray, glyphs, owned
 
 
 @dataclass
@@ -158,7 +175,7 @@ def train_reading(
     for until, height, width, patches in config.crops:
         if progress.seconds >= until * 60 * config.minutes:
             continue
-        crops = Crops(pages, height, width, max(1, patches * PATCH**2 // (height * width)))
+        crops = Crops(pages, height, width, max(1, patches * PATCH**2 // (height * width)), config.degraded)
         loader = DataLoader(crops, batch_size=None, num_workers=config.workers)
         clock = time.monotonic()
         for batch in loader:

@@ -12,6 +12,7 @@ from colpali_engine.models import ColQwen3, ColQwen3Processor
 from torch import Tensor, nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+from llama_index_ziprerank.training.nano.export import keep_reserved
 from llama_index_ziprerank.training.nano.lists import Block, ListMaker
 
 
@@ -86,6 +87,7 @@ def train_retrieval(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        keep_reserved(model)
         step += 1
         with torch.no_grad():
             scores = torch.einsum("qtd,pld->qptl", queries, documents).amax(3).sum(2)
@@ -96,3 +98,17 @@ def train_retrieval(
                     f"{step} {share * config.minutes:.2f} min {pages}x{size} loss {loss.item():.3f} top1 {right:.3f}\n"
                 )
     model.eval()
+
+
+@torch.no_grad()
+def principal_directions(
+    model: ColQwen3, processor: ColQwen3Processor, maker: ListMaker, *, rounds: int = 12
+) -> Tensor:
+    """Directions of the retriever's vectors in which words of queries differ, most telling first: (dim, dim)."""
+    vectors = []
+    for _ in range(rounds):
+        pairs = maker.pairs(24, (8, 16), manuals=2)
+        vectors += [encode_queries(model, processor, [query for query, _ in pairs]).flatten(0, 1)]
+        vectors += [encode_blocks(model, processor, [block for _, block in pairs]).flatten(0, 1)]
+    seen = torch.cat(vectors)
+    return torch.linalg.eigh(seen.T @ seen).eigenvectors.T.flip(0)

@@ -14,13 +14,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 
 from llama_index_ziprerank.reranking.features import page_features
 from llama_index_ziprerank.reranking.inputs import prepare_page
-from llama_index_ziprerank.training.nano.circuit import EMBEDDING_NORM, MARKS
 from llama_index_ziprerank.training.nano.corpus import load_page
-from llama_index_ziprerank.training.nano.export import build_processor, build_reranker
+from llama_index_ziprerank.training.nano.export import build_eyes, build_processor
+from llama_index_ziprerank.training.nano.layout import CONTENT, EMBEDDING_NORM
 from llama_index_ziprerank.training.nano.lists import SeenPage
 from llama_index_ziprerank.training.nano.queries import page_words
 from llama_index_ziprerank.training.nano.reading import Reader
-from llama_index_ziprerank.vision import use_linear_patch_embedding
 
 _TELLING = 0.25
 """Rarity below which a piece tells nothing: it stands on a quarter of the pages or so."""
@@ -40,10 +39,9 @@ def sample_pages(paths: Sequence[Path], most: int, seed: int = 1) -> list[Path]:
 
 def visual_norm(reader: Reader, tokenizer: PreTrainedTokenizerFast, paths: Sequence[Path]) -> float:
     """Mean length of the reader's merged tokens over some pages."""
-    model = build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.zeros(len(tokenizer)))  # scale 1
-    use_linear_patch_embedding(model.model.visual)
-    merged = torch.cat([_see(model, tokenizer, path).flatten(0, 1) for path in paths])
-    return float(merged[:, : -len(MARKS)].norm(dim=-1).mean())
+    eyes = build_eyes(reader, tokenizer, EMBEDDING_NORM)  # scale 1
+    merged = torch.cat([_see(eyes, tokenizer, path).flatten(0, 1) for path in paths])
+    return float(merged[:, :CONTENT].norm(dim=-1).mean())
 
 
 def see_pages(
@@ -81,10 +79,14 @@ def _see(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerF
 
 
 def piece_rarity(pages: Sequence[SeenPage], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """How much each word piece tells, (V,) in 0..1: inverse document frequency over its maximum, small values zero."""
+    """How much each word piece tells, (V,) in 0..1: inverse document frequency over its maximum, small values zero.
+
+    What the chat template writes around the question tells nothing.
+    """
     counts = torch.zeros(len(tokenizer))
     for page in pages:
         ids = tokenizer(" ".join(page.words.words), add_special_tokens=False).input_ids
         counts[list(set(ids))] += 1
     rarity = ((1 + len(pages)) / (1 + counts)).log() / math.log(1 + len(pages))
+    rarity[[*tokenizer.all_special_ids, *tokenizer("assistant", add_special_tokens=False).input_ids]] = 0
     return torch.where(rarity < _TELLING, 0.0, rarity)

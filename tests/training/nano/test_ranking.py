@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from colpali_engine.models import ColQwen3Processor
-from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.features import PageFeatures
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
+from llama_index_ziprerank.reranking.pruning import window_inputs
+from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.training.nano import export, lists, queries, ranking, reading, retrieval
-from llama_index_ziprerank.training.nano.circuit import EMBEDDING_NORM
+from llama_index_ziprerank.training.nano.layout import ANY, CONTENT, EMBEDDING_NORM, MARK, RESERVED, VISUAL
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
 
@@ -64,11 +67,10 @@ def test_in_a_list_the_positive_comes_first_in_the_teachers_order(seen: list[lis
         assert scores[drawn.positive] == max(scores) == scores[drawn.order[0]]
 
 
-def test_matches_are_the_tokens_under_the_querys_words(seen: list[lists.SeenPage]) -> None:
+def test_a_block_knows_which_word_stands_under_which_token(seen: list[lists.SeenPage]) -> None:
     block = lists.ListMaker(seen)._block(seen[0], (1, 1), (2, 3))
-    term, place = block.placed[4]
-    assert place == 4 and torch.nonzero(block.matches(f"what is {term}?")).flatten().tolist() == [4]
-    assert torch.equal(block.features.merged[4], seen[0].merged[2, 2].float())
+    _, place = block.placed[4]
+    assert place == 4 and torch.equal(block.features.merged[4], seen[0].merged[2, 2].float())
 
 
 def test_a_batch_of_pairs_comes_from_few_manuals(seen: list[lists.SeenPage]) -> None:
@@ -76,18 +78,45 @@ def test_a_batch_of_pairs_comes_from_few_manuals(seen: list[lists.SeenPage]) -> 
     assert len(pairs) == 4 and all(len(block.features.merged) == 4 for _, block in pairs)
 
 
+def ranker(reader: reading.Reader, tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+    """A ranker as it starts: words are compared as they are."""
+    retriever = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
+    return export.build_reranker(retriever, tokenizer, torch.eye(320))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_before_training_a_word_votes_for_the_page_that_shows_it(
+    seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, place: int
+) -> None:
+    model = ranker(reader, tokenizer)
+    [word] = tokenizer("graph", add_special_tokens=False).input_ids
+    pages = []
+    for index in range(5):
+        merged = torch.randn(4, 4, WIDTH)
+        merged[..., RESERVED] = 0
+        merged *= EMBEDDING_NORM / merged.norm(dim=-1, keepdim=True)
+        if index == place:
+            merged[2, 1] = model.get_input_embeddings().weight[word].detach()
+        merged[..., RESERVED] = 0
+        merged[..., [VISUAL, ANY]] = MARK
+        pages.append(PageFeatures(merged.flatten(0, 1), (), (1, 8, 8)))
+    prompt = build_ranking_prompt(export.build_processor(tokenizer), "graph", [page.grid for page in pages])
+    [logits] = identifier_logits(model, [window_inputs(model, prompt, pages)])
+    assert logits.argmax() == place
+
+
 def test_ranking_learns_resumes_and_loads_through_the_front_door(
     seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     processor = export.build_processor(tokenizer)
-    model = export.build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
-    before = model.model.language_model.layers[1].self_attn.q_proj.weight.clone()
+    model = ranker(reader, tokenizer)
+    before = model.model.language_model.layers[-2].self_attn.q_proj.weight.clone()
     tower = model.model.visual.merger.linear_fc1.weight.clone()
     config = ranking.RankingConfig(minutes=0.03, levels=(ranking.Level(1.0, 2, (2, 2), tokens=400),))
     ranking.train_ranking(model, processor, lists.ListMaker(seen), config, tmp_path)
-    assert not torch.equal(before, model.model.language_model.layers[1].self_attn.q_proj.weight)
+    assert not torch.equal(before, model.model.language_model.layers[-2].self_attn.q_proj.weight)
     assert torch.equal(tower, model.model.visual.merger.linear_fc1.weight)
-    again = export.build_reranker(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
+    again = ranker(reader, tokenizer)
     ranking.train_ranking(again, processor, lists.ListMaker(seen), config, tmp_path)  # its time is over
     assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
     export.save_reranker(model, processor, tmp_path / "reranker")
@@ -100,11 +129,13 @@ def test_ranking_learns_resumes_and_loads_through_the_front_door(
 def test_the_retriever_learns_and_loads_through_the_encoder(
     seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    model = export.build_retriever(reader, tokenizer, EMBEDDING_NORM)
+    model = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
     export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
     config = retrieval.RetrievalConfig(minutes=0.03, blocks=((1.0, (2, 2), 4),))
     own = ColQwen3Processor.from_pretrained(tmp_path)
     retrieval.train_retrieval(model, own, lists.ListMaker(seen), config, tmp_path / "log")
+    assert not model.language_model.layers[0].mlp.down_proj.weight[RESERVED].any()
+    assert model.language_model.layers[0].mlp.down_proj.weight[:CONTENT].any()
     export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
     encoder = MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
     [vectors] = encoder.encode_queries(["hash table"])
