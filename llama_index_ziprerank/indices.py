@@ -2,6 +2,9 @@
 
 A page is written image first, record last, and a replaced image is removed after that: a crash leaves a page whole or
 absent, and building again continues where it stopped. What the folder holds: `retrieval/folder.py`.
+
+A page's id is made of its file's bytes. The same PDF under two paths is therefore encoded once and found once, as the
+copy that came last; filters find it by either path, and it goes when the last of them is deleted.
 """
 
 import atexit
@@ -10,18 +13,21 @@ import json
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 from types import TracebackType
+from typing import Protocol
 
 import torch
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import ResponseMode
-from llama_index.core.schema import Document, ImageNode, TextNode
+from llama_index.core.schema import BaseNode, Document, ImageNode, TextNode
 from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.utils import get_tqdm_iterable
 from llama_index.core.vector_stores import MetadataFilters
@@ -29,12 +35,22 @@ from PIL import Image
 from typing_extensions import Self
 
 from llama_index_ziprerank.checkpoints import resolve_retriever
-from llama_index_ziprerank.nodes import FILE_PATH, document_to_page_node, node_image, page_image_or_rendered_text
+from llama_index_ziprerank.nodes import (
+    FILE_PATH,
+    document_to_page_node,
+    node_image,
+    node_text,
+    page_image_or_rendered_text,
+)
 from llama_index_ziprerank.pages.images import encode_png
+from llama_index_ziprerank.pages.remote import RemoteImages
+from llama_index_ziprerank.reranking.feature_cache import DiskCost, forget_image_files
+from llama_index_ziprerank.retrieval.disk import disk_errors
 from llama_index_ziprerank.retrieval.edge import EdgeStore
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
-from llama_index_ziprerank.retrieval.folder import IndexFolder, Manifest
-from llama_index_ziprerank.retrieval.store import PageFilter, PageRecord, PageStore
+from llama_index_ziprerank.retrieval.folder import IndexFolder
+from llama_index_ziprerank.retrieval.manifest import Manifest
+from llama_index_ziprerank.retrieval.store import PageFilter, PageRecord, PageStore, StoredPage, Vectors
 from llama_index_ziprerank.retrievers import (
     ColPaliRetriever,
     PagePayload,
@@ -46,6 +62,19 @@ from llama_index_ziprerank.retrievers import (
 _TEXT_SIDE = 768  # pixels of the canvas for a document without an image: some 2,000 characters stay legible
 
 
+class FeatureKeeper(Protocol):
+    """What keeps a reranker's vision features of pages; `ZipRerankPostprocessor` is one."""
+
+    def use_cache_dir(self, folder: str | Path) -> None:
+        """Keep them in this folder, unless another was chosen."""
+
+    def cache_cost(self, nodes: Iterable[BaseNode]) -> DiskCost:
+        """Tell what is still to be written for these nodes."""
+
+    def cache_pages(self, nodes: Iterable[BaseNode]) -> int:
+        """Compute and keep what is missing; return of how many nodes."""
+
+
 class ColPaliIndex:
     """An index of page images, searched by late interaction.
 
@@ -53,19 +82,34 @@ class ColPaliIndex:
     >>> index.as_retriever(similarity_top_k=5).retrieve("How is the toner changed?")
 
     One page is one document and one node, all with one id. Safe to use from several threads; one process at a time may
-    have the folder open. Close it, or use it as a context manager.
+    have the folder open, unless the vectors are on a Qdrant server. Close it, or use it as a context manager.
     """
 
     def __init__(
-        self, folder: IndexFolder, encoder: MultiVectorEncoder, store: PageStore, *, is_temporary: bool
+        self,
+        folder: IndexFolder,
+        encoder: MultiVectorEncoder,
+        store: PageStore,
+        *,
+        is_temporary: bool,
+        allow_remote_images: bool = False,
+        keeper: FeatureKeeper | None = None,
     ) -> None:
         """Use `from_documents` or `load`."""
         self.encoder = encoder
         self.store = store
         self.image_dir = folder.images
+        self.feature_dir = folder.path / "features"
         self._folder = folder
         self._is_temporary = is_temporary
+        self._remote = RemoteImages() if allow_remote_images else None
+        self._keeper = keeper
+        if keeper is not None and not is_temporary:
+            keeper.use_cache_dir(self.feature_dir)
         self._writing = threading.RLock()
+        self._has_leftovers = False
+        if folder.is_locked and folder.was_interrupted:
+            self._clear_up()
 
     @classmethod
     def from_documents(
@@ -79,6 +123,8 @@ class ColPaliIndex:
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
         pool_factor: int = 1,
+        allow_remote_images: bool = False,
+        cache_features_for: FeatureKeeper | None = None,
     ) -> Self:
         """Index documents, one page each; those without an image are drawn from their text.
 
@@ -90,15 +136,31 @@ class ColPaliIndex:
             store: where the vectors go; default a Qdrant Edge store in the folder. The index closes it.
             show_progress: a progress bar.
             device, dtype, pool_factor: as `MultiVectorEncoder.from_pretrained`; ignored with a loaded encoder.
+            allow_remote_images: fetch images that documents name by URL, now and when more are inserted: from public
+                addresses only, up to 20 MB and 20 seconds each (`pages.remote.RemoteImages`).
+            cache_features_for: a `ZipRerankPostprocessor` that will ask about these pages, and about those inserted
+                later: its vision features of them are computed now. They are kept in its `cache_dir`; one that has none
+                gets `feature_dir`, a folder inside `persist_dir`.
 
         Raises:
             ValueError: when `persist_dir` holds an index of another model, or files that are no index.
             NodeImageError: when a document has an unreadable image, or neither image nor text.
+            StoreError: when another process has the index open, or its folder cannot be written.
         """
         encoder = _encoder(model, device, dtype, pool_factor)
         folder = IndexFolder(_temporary_folder() if persist_dir is None else persist_dir)
-        _begin(folder, _describe(model, encoder, has_vectors=store is None), store)
-        index = cls(folder, encoder, store or EdgeStore(folder.store), is_temporary=persist_dir is None)
+        folder.finish_replacing()
+        folder.check_free()
+        with _opened(folder, store) as opened:
+            _begin(folder, _describe(model, encoder, has_vectors=store is None), store)
+            index = cls(
+                folder,
+                encoder,
+                opened(),
+                is_temporary=persist_dir is None,
+                allow_remote_images=allow_remote_images,
+                keeper=cache_features_for,
+            )
         try:
             index._add((document_to_page_node(document) for document in documents), show_progress, _length(documents))
         except BaseException:
@@ -115,24 +177,38 @@ class ColPaliIndex:
         store: PageStore | None = None,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
+        allow_remote_images: bool = False,
+        cache_features_for: FeatureKeeper | None = None,
     ) -> Self:
         """Open an index, with the model that built it.
 
         `model` says where that model is now, when it moved. `store` is needed when the vectors are on a Qdrant server.
+        `allow_remote_images`: as `from_documents`. `cache_features_for`: likewise, for pages inserted from now on; for
+        those that are there call its `cache_pages` with `nodes`.
 
         Raises:
             FileNotFoundError: when the folder holds no index.
             ValueError: when `model` (or what is now at the old name) is another model, when a store is needed and
                 missing, or when the index was written in another format.
-            StoreError: when another process has the index open.
+            StoreError: when another process has the index open, or its folder cannot be written.
         """
         folder = IndexFolder(persist_dir)
-        manifest = folder.manifest()
-        manifest.check_store(is_given=store is not None, folder=folder.path)
-        chosen = manifest.model if model is None else model
-        encoder = _encoder(chosen, device, dtype, manifest.pool_factor)
-        manifest.check_same_model(_describe(chosen, encoder, has_vectors=manifest.has_vectors), folder.path)
-        return cls(folder, encoder, store or EdgeStore(folder.store), is_temporary=False)
+        folder.finish_replacing()
+        folder.check_exists()
+        with _opened(folder, store) as opened:
+            manifest = folder.manifest()
+            manifest.check_store(is_given=store is not None, folder=folder.path)
+            chosen = manifest.model if model is None else model
+            encoder = _encoder(chosen, device, dtype, manifest.pool_factor)
+            manifest.check_same_model(_describe(chosen, encoder, has_vectors=manifest.has_vectors), folder.path)
+            return cls(
+                folder,
+                encoder,
+                opened(),
+                is_temporary=False,
+                allow_remote_images=allow_remote_images,
+                keeper=cache_features_for,
+            )
 
     def insert(self, document: Document) -> None:
         """Index one document, replacing the one with its id."""
@@ -147,8 +223,12 @@ class ColPaliIndex:
         self._remove(document_is(ref_doc_id))
 
     def delete_file(self, file_path: str | Path) -> int:
-        """Remove all pages whose metadata says that they are from this file; return how many there were."""
-        return self._remove(metadata_is(FILE_PATH, [str(file_path)]))
+        """Remove all pages whose metadata says that they are from this file; return how many there were.
+
+        A page that another file holds too stays, as a page of that file alone.
+        """
+        name = str(file_path)
+        return self._remove(metadata_is(FILE_PATH, [name]), lambda page, path: path == name)
 
     def refresh_ref_docs(self, documents: Iterable[Document], show_progress: bool = False) -> list[bool]:
         """Bring the index up to date with these documents; return for each whether it was new or changed.
@@ -166,16 +246,23 @@ class ColPaliIndex:
 
         with self._writing:
             changed = self._add(nodes(), show_progress, _length(documents))
-            files = {path for _, path in given if path is not None}
-            self._remove(metadata_is(FILE_PATH, sorted(files)), keep=frozenset(name for name, _ in given))
+            files, kept = {path for _, path in given if path is not None}, frozenset(given)
+            self._remove(
+                metadata_is(FILE_PATH, sorted(files)), lambda page, path: path in files and (page, path) not in kept
+            )
         return changed
+
+    def nodes(self) -> Iterator[TextNode]:
+        """Yield all pages, as the retriever returns them."""
+        for page in self.store.pages():
+            yield PagePayload.of(page).to_node(self.image_dir)
 
     @property
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
         """The indexed documents: id → its nodes and metadata."""
         documents: dict[str, RefDocInfo] = {}
         for page in self.store.pages():
-            info = documents.setdefault(page.document_id, RefDocInfo(metadata=PagePayload.of(page).metadata))
+            info = documents.setdefault(page.document_id, RefDocInfo(metadata=PagePayload.of(page).copies[0]))
             info.node_ids.append(page.id)
         return documents
 
@@ -185,20 +272,21 @@ class ColPaliIndex:
         An index with a folder of its own is always on disk already: with None, or its own folder, there is nothing to
         do. Vectors on a Qdrant server stay there.
 
+        Whatever stops it, the other folder holds what it held before, or the whole new index.
+
         Raises:
             ValueError: when the folder holds something else than an index, or when None is given for a temporary one.
+            StoreError: when the index there is open, or the folder cannot be written.
         """
         if persist_dir is None and self._is_temporary:
             raise ValueError("This index is in a temporary folder. Give persist(...) a folder to keep it in.")
         target = self._folder if persist_dir is None else IndexFolder(persist_dir)
         if target.path == self._folder.path:
             return
+        target.finish_replacing()
         target.check_free()
-        target.path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.path.parent, prefix=".ziprerank-") as workplace, self._writing:
-            new = IndexFolder(Path(workplace) / "new")
+        with self._writing, target.replacement() as new:
             self._copy_to(new)
-            target.replace(new, old=Path(workplace) / "old")
 
     def as_retriever(self, similarity_top_k: int = 20, filters: MetadataFilters | None = None) -> ColPaliRetriever:
         """Return a retriever of the `similarity_top_k` best pages among those that pass `filters`."""
@@ -232,6 +320,9 @@ class ColPaliIndex:
         """Release the store, and remove the folder when it is temporary. Closing twice is fine."""
         with self._writing:
             self.store.close()
+            if self._folder.is_locked and not self._has_leftovers:
+                self._folder.end_changes()
+            self._folder.release()
             if self._is_temporary:
                 shutil.rmtree(self._folder.path, ignore_errors=True)
 
@@ -246,40 +337,108 @@ class ColPaliIndex:
     def _add(self, nodes: Iterable[TextNode], show_progress: bool = False, total: int | None = None) -> list[bool]:
         """Index pages that are new or changed; return for each whether it was."""
         changed: list[bool] = []
+        given: list[str] = []
         waiting: deque[_Waiting] = deque()
-        seen = get_tqdm_iterable(nodes, show_progress, "Encoding pages", total=total)
-        with self._writing:
+
+        def noted() -> Iterator[TextNode]:
+            for node in nodes:
+                given.append(node.node_id)
+                yield node
+
+        seen = get_tqdm_iterable(noted(), show_progress, "Encoding pages", total=total)
+        with self._changes():
             for vectors in self.encoder.stream_images(self._images_of_changed(seen, changed, waiting)):
-                page = waiting.popleft()
-                document_id = page.node.ref_doc_id or page.node.node_id
-                payload = page_payload(page.node, document_id, page.image_name, page.digest)
-                self.store.add([PageRecord(page.node.node_id, document_id, vectors, payload)])
-                self._folder.remove_images({page.replaced_image} - {page.image_name})
+                self._store_page(waiting.popleft(), vectors)
+        if self._keeper is not None:
+            found = (self._stored(page_id) for page_id in given)
+            pages = (page.to_node(self.image_dir) for page in found if page is not None)
+            self._keeper.cache_pages(get_tqdm_iterable(pages, show_progress, "Vision features", total=len(given)))
         return changed
+
+    def _store_page(self, page: "_Waiting", vectors: Vectors) -> None:
+        """Store a page whose image is written, and remove the image that it replaces.
+
+        What is stored is looked up once more: a copy of the page may have waited in the same batch.
+        """
+        document_id = page.node.ref_doc_id or page.node.node_id
+        payload = page_payload(page.node, document_id, page.image_name, page.digest)
+        stored = self._stored(page.node.node_id)
+        if stored is not None and stored.digest == page.digest:
+            payload = stored.with_copy(page.node)
+        self.store.add([PageRecord(page.node.node_id, document_id, vectors, asdict(payload))])
+        if stored is not None:
+            self._remove_images({stored.image_name} - {page.image_name})
+
+    def _stored(self, page_id: str) -> PagePayload | None:
+        return next((PagePayload.of(page) for page in self.store.fetch([page_id])), None)
 
     def _images_of_changed(
         self, nodes: Iterable[TextNode], changed: list[bool], waiting: "deque[_Waiting]"
     ) -> Iterator[Image.Image]:
-        """Yield the images to encode, each already in the index's folder, and queue what their records need."""
+        """Yield the images to encode, each already in the index's folder, and queue what their records need.
+
+        A page whose content is stored already, from this file or another, needs its new metadata only.
+        """
         for node in nodes:
             digest = _digest(node)
-            stored = [PagePayload.of(page) for page in self.store.fetch([node.node_id])]
-            changed.append(not stored or stored[0].digest != digest)
-            if not changed[-1]:
+            stored = self._stored(node.node_id)
+            if stored is not None and stored.digest == digest:
+                known = stored.with_copy(node)
+                changed.append(known != stored)
+                self._update(node.node_id, known if changed[-1] else None)
                 continue
-            image, image_name = node_image(node), None
+            changed.append(True)
+            image, image_name = node_image(node, remote=self._remote), None
             if image is not None:
                 image_name = self._folder.write_image(node.node_id, digest, encode_png(image))
-            waiting.append(_Waiting(node, digest, image_name, stored[0].image_name if stored else None))
+            waiting.append(_Waiting(node, digest, image_name))
             yield page_image_or_rendered_text(node, text_size=_TEXT_SIDE) if image is None else image
 
-    def _remove(self, page_filter: PageFilter, keep: frozenset[str] = frozenset()) -> int:
-        """Remove the documents that pass the filter and are not to be kept; return the number of pages."""
+    def _remove(
+        self, page_filter: PageFilter, is_gone: Callable[[str, str | None], bool] = lambda page, path: True
+    ) -> int:
+        """Remove what passes the filter: of each page the copies for whose id and path `is_gone`; return their number.
+
+        A page goes with its last copy.
+        """
+        with self._changes():
+            found = [(page, PagePayload.of(page)) for page in self.store.pages(page_filter)]
+            left = [payload.without_copies(partial(is_gone, page.id)) for page, payload in found]
+            for (page, payload), rest in zip(found, left, strict=True):
+                self._update(page.id, rest if rest != payload else None)
+            gone = [pair for pair, rest in zip(found, left, strict=True) if rest is None]
+            self.store.delete([page.document_id for page, _ in gone])
+            self._remove_images(payload.image_name for _, payload in gone)
+        return sum(rest != payload for (_, payload), rest in zip(found, left, strict=True))
+
+    def _update(self, page_id: str, payload: PagePayload | None) -> None:
+        """Replace what the store keeps of a page beside its vectors; with None do nothing."""
+        if payload is not None:
+            self.store.update([StoredPage(page_id, payload.ref_doc_id, asdict(payload))])
+
+    def _remove_images(self, names: Iterable[str | None]) -> None:
+        """Remove page images, and what the folder keeps of their features."""
+        names = list(names)
+        if self.feature_dir.is_dir():
+            forget_image_files(self.feature_dir, [self.image_dir / name for name in names if name is not None])
+        self._folder.remove_images(names)
+
+    @contextmanager
+    def _changes(self) -> Iterator[None]:
+        """Change the index alone; what fails half-way is cleared up when the index is opened again."""
         with self._writing:
-            pages = [page for page in self.store.pages(page_filter) if page.document_id not in keep]
-            self.store.delete([page.document_id for page in pages])
-            self._folder.remove_images(PagePayload.of(page).image_name for page in pages)
-        return len(pages)
+            if self._folder.is_locked:
+                self._folder.begin_changes()
+            try:
+                yield
+            except BaseException:
+                self._has_leftovers = True
+                raise
+
+    def _clear_up(self) -> None:
+        """Remove the images that a killed process wrote without their records, or left behind."""
+        self._folder.sweep({PagePayload.of(page).image_name for page in self.store.pages()})
+        self._folder.end_changes()
 
     def _copy_to(self, other: IndexFolder) -> None:
         manifest = self._folder.manifest()
@@ -287,6 +446,11 @@ class ColPaliIndex:
             manifest = replace(manifest, has_vectors=True)
         other.create(manifest)
         self._folder.copy_images_to(other)
+        if self.feature_dir.is_dir():
+            with disk_errors(other.path):
+                shutil.copytree(
+                    self.feature_dir, other.path / self.feature_dir.name, ignore=shutil.ignore_patterns("unfinished")
+                )
         if isinstance(self.store, EdgeStore):
             self.store.copy_to(other.store)
 
@@ -298,7 +462,6 @@ class _Waiting:
     node: TextNode
     digest: str
     image_name: str | None
-    replaced_image: str | None
 
 
 def _encoder(
@@ -314,6 +477,28 @@ def _describe(model: str | MultiVectorEncoder, encoder: MultiVectorEncoder, *, h
     if resolve_retriever(name) == name and Path(name).is_dir():
         name = str(Path(name).absolute())  # found from anywhere
     return Manifest(name, encoder.family, encoder.fingerprint, encoder.pool_factor, has_vectors)
+
+
+@contextmanager
+def _opened(folder: IndexFolder, store: PageStore | None) -> Iterator[Callable[[], PageStore]]:
+    """Lock the folder of an index whose vectors are in it, and give what opens its store; undone by an error."""
+    made: list[PageStore] = []
+
+    def open_store() -> PageStore:
+        if store is not None:
+            return store
+        made.append(EdgeStore(folder.store))
+        return made[-1]
+
+    if store is None:
+        folder.lock()
+    try:
+        yield open_store
+    except BaseException:
+        for one in made:
+            one.close()
+        folder.release()
+        raise
 
 
 def _begin(folder: IndexFolder, manifest: Manifest, store: PageStore | None) -> None:
@@ -343,9 +528,11 @@ def _length(documents: Iterable[Document]) -> int | None:
 
 
 def _digest(node: TextNode) -> str:
-    """Identify a page's content: text, metadata and image; of an image given by its path, the file's bytes."""
-    metadata = json.dumps(node.metadata, sort_keys=True, default=str)
-    digest = hashlib.sha256(f"{node.hash}\n{metadata}\n".encode(errors="surrogatepass"))
+    """Identify a page's content: text and image; of an image given by its path, the file's bytes."""
+    parts = [node_text(node)]
+    if isinstance(node, ImageNode):
+        parts += [node.image or "", node.image_url or ""]
+    digest = hashlib.sha256(json.dumps(parts).encode())
     if isinstance(node, ImageNode) and node.image_path and Path(node.image_path).is_file():
         digest.update(Path(node.image_path).read_bytes())
     return digest.hexdigest()

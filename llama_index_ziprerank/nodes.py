@@ -28,6 +28,7 @@ from PIL import Image
 
 from llama_index_ziprerank.pages.images import encode_png, open_image
 from llama_index_ziprerank.pages.page import Page, PageError
+from llama_index_ziprerank.pages.remote import RemoteImages
 from llama_index_ziprerank.pages.text import render_text
 
 FILE_NAME = "file_name"
@@ -119,29 +120,68 @@ def node_text(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.NONE)
 
 
-def node_image(node: BaseNode) -> Image.Image | None:
+def node_title(node: BaseNode) -> str:
+    """Return what a person calls the page: label, position in the file where that differs, file; or the node's id."""
+    file_name = str(node.metadata.get(FILE_NAME, node.node_id))
+    label, number = node.metadata.get(PAGE_LABEL), node.metadata.get(PAGE_NUMBER)
+    if label is None:
+        return file_name
+    position = "" if number is None or str(number) == label else f" (PDF {number})"
+    return f"page {label}{position} · {file_name}"
+
+
+def node_image(node: BaseNode, *, remote: RemoteImages | None = None) -> Image.Image | None:
     """Return the node's image as RGB, None for a node without one.
 
     Reads ImageNode, ImageDocument, Node with `image_resource`, and any other node that offers an image block; from
-    base64, a local path or a data URL. Nothing is ever fetched from the network.
+    base64, a local path or a data URL. Nothing is fetched from the network, unless `remote` says with which limits.
 
     Raises:
         NodeImageError: the image is missing, damaged, or lies behind a remote URL.
     """
     try:
-        source = _image_source(node)
+        source = _image_source(node, remote)
         return None if source is None else open_image(source)
     except ValueError as error:  # PageError, or pydantic's when a node builds its image block
         raise NodeImageError(f"Image of node {node.node_id!r}: {error}") from error
 
 
-def page_image_or_rendered_text(node: BaseNode, *, text_size: int = 280) -> Image.Image:
+def node_image_file(node: BaseNode, *, remote: RemoteImages | None = None) -> bytes | None:
+    """Return the bytes of the node's image file, not decoded; None for a node without one. As `node_image` else.
+
+    Raises:
+        NodeImageError: the image is missing, or lies behind a remote URL; `decode_node_image` tells whether it is one.
+    """
+    try:
+        source = _image_source(node, remote)
+        return source.read_bytes() if isinstance(source, Path) else source
+    except (OSError, ValueError) as error:
+        raise NodeImageError(f"Image of node {node.node_id!r}: it cannot be read ({error}).") from error
+
+
+def decode_node_image(node_id: str, content: bytes) -> Image.Image:
+    """Decode what `node_image_file` read.
+
+    Raises:
+        NodeImageError: it is damaged, or no image; the message names the node.
+    """
+    try:
+        return open_image(content)
+    except PageError as error:
+        raise NodeImageError(f"Image of node {node_id!r}: {error}") from error
+
+
+def page_image_or_rendered_text(
+    node: BaseNode, *, text_size: int = 280, remote: RemoteImages | None = None
+) -> Image.Image:
     """Return the node's image; for a node without one its text, drawn on a canvas of `text_size` pixels a side.
+
+    `remote`: as `node_image`.
 
     Raises:
         NodeImageError: as `node_image`, and when the node has neither image nor text.
     """
-    image = node_image(node)
+    image = node_image(node, remote=remote)
     if image is not None:
         return image
     text = node_text(node)
@@ -150,15 +190,15 @@ def page_image_or_rendered_text(node: BaseNode, *, text_size: int = 280) -> Imag
     return render_text(text, size=text_size)
 
 
-def _image_source(node: BaseNode) -> bytes | Path | None:
+def _image_source(node: BaseNode, remote: RemoteImages | None) -> bytes | Path | None:
     """Find where the node keeps its image without opening a remote URL, as `get_content_blocks` would."""
     if isinstance(node, ImageNode):
-        return _first_source(node.image, node.image_path, node.image_url)
+        return _first_source(node.image, node.image_path, node.image_url, remote)
     if isinstance(node, Node):
         resource = node.image_resource
         if resource is None:
             return None
-        source = _first_source(resource.data, resource.path, resource.url)
+        source = _first_source(resource.data, resource.path, resource.url, remote)
         if source is None:
             raise PageError(
                 "its image resource is empty. LlamaIndex drops the bytes of an image resource when it persists a node: "
@@ -167,11 +207,13 @@ def _image_source(node: BaseNode) -> bytes | Path | None:
         return source
     for block in node.get_content_blocks(metadata_mode=MetadataMode.NONE):
         if isinstance(block, ImageBlock):
-            return block.resolve_image().read() if block.image else _first_source(None, block.path, block.url)
+            if block.image:
+                return block.resolve_image().read()
+            return _first_source(None, block.path, block.url, remote)
     return None
 
 
-def _first_source(image: Any, path: Any, url: Any) -> bytes | Path | None:
+def _first_source(image: Any, path: Any, url: Any, remote: RemoteImages | None) -> bytes | Path | None:
     """Choose among base64 data, path and URL in LlamaIndex's own order."""
     if image:
         text = image if isinstance(image, str) else image.decode("ascii", errors="replace")
@@ -182,8 +224,11 @@ def _first_source(image: Any, path: Any, url: Any) -> bytes | Path | None:
         return None
     if str(url).startswith("data:"):
         return _from_data_url(str(url))
+    if remote is not None:
+        return remote.fetch(str(url))
     raise PageError(
-        f"{str(url)[:200]} is a remote URL, and remote images are not fetched. Download it and give its path."
+        f"{str(url)[:200]} is a remote URL, and remote images are not fetched. Download it and give its path, or pass "
+        "allow_remote_images=True."
     )
 
 

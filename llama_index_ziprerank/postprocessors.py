@@ -3,16 +3,18 @@
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from typing_extensions import Self
 
 from llama_index_ziprerank.nodes import (
@@ -20,13 +22,34 @@ from llama_index_ziprerank.nodes import (
     FIRST_STAGE_SCORE,
     LOGIT,
     WINDOW,
+    decode_node_image,
+    node_image_file,
+    node_title,
     page_image_or_rendered_text,
     with_scores,
 )
+from llama_index_ziprerank.pages.remote import RemoteImages
 from llama_index_ziprerank.reranking import ListwiseReranker, PruningMode, Ranking
-from llama_index_ziprerank.reranking.windows import check_window
+from llama_index_ziprerank.reranking.explanation import Candidate, Explanation, explain
+from llama_index_ziprerank.reranking.feature_cache import MEMORY_BYTES, DiskCost, FeatureCache
+from llama_index_ziprerank.reranking.page_keys import PageFile, PageSource
+from llama_index_ziprerank.reranking.quantization import Quantization
+from llama_index_ziprerank.reranking.ranking import RankingOptions
+from llama_index_ziprerank.reranking.stored_features import StoredType
+from llama_index_ziprerank.reranking.windows import Strategy, check_window
+from llama_index_ziprerank.reranking.windows.permutations import MOST_PERMUTATIONS
+
+if TYPE_CHECKING:
+    from llama_index_ziprerank.retrieval.similarity import HasEncoder
 
 dispatcher = get_dispatcher(__name__)
+
+_cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("cancelled", default=None)
+"""Set when the asynchronous call of this context is given up."""
+
+
+CONCURRENT_CALLS = 16
+"""Asynchronous calls that hold their pages in memory and run together at the model; further ones wait for these."""
 
 
 class _ModelSeat:
@@ -35,7 +58,7 @@ class _ModelSeat:
     def __init__(self, reranker: ListwiseReranker | None = None) -> None:
         self._reranker = reranker
         self._loading = threading.Lock()
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ziprerank")
+        self.threads = ThreadPoolExecutor(max_workers=CONCURRENT_CALLS, thread_name_prefix="ziprerank")
 
     def reranker(self, load: Callable[[], ListwiseReranker]) -> ListwiseReranker:
         """Return the model, calling ``load`` when there is none yet."""
@@ -43,6 +66,13 @@ class _ModelSeat:
             if self._reranker is None:
                 self._reranker = load()
             return self._reranker
+
+    def keep_features_in(self, folder: Path, new_cache: Callable[[], FeatureCache | None]) -> None:
+        """Give a model that is loaded already, and whose features have no folder yet, a cache that has this one."""
+        with self._loading:
+            loaded = self._reranker
+            if loaded is not None and (loaded.cache is None or loaded.cache.folder is None):
+                loaded.cache = new_cache()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_ModelSeat":
         return self
@@ -59,8 +89,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     something, and the metadata gains ``ziprerank_logit``, ``ziprerank_window``, ``first_stage_score`` and
     ``first_stage_rank`` (from 1), hidden from LLMs and embedding models.
 
-    The model is loaded on first use, from safetensors; code from the Hub is never run. Calls take turns at it, and
-    asynchronous ones wait for theirs in a thread of this object's own.
+    The model is loaded on first use, from safetensors; code from the Hub is never run. Calls that wait for it at the
+    same time run together, each answered as if it were alone; asynchronous ones wait in threads of this object's own.
     """
 
     model: str = Field(
@@ -79,10 +109,48 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     dtype: str | None = Field(
         default=None, description='Such as "bfloat16". Default: the checkpoint\'s own; float32 on a CPU.'
     )
+    quantization: Quantization | None = Field(
+        default=None,
+        description='Smaller weights for the language model: "int8" (CPU, GPU) or "fp8" (GPU). Needs torchao.',
+    )
     window: int = Field(default=20, description="Pages in one forward pass, 2 to 20.")
     stride: int = Field(default=10, description="Pages by which the window moves along a longer list, below `window`.")
+    strategy: Strategy = Field(
+        default="sliding",
+        description='How a list longer than `window` is ranked: "sliding" as the paper measured; "parallel" in fewer '
+        'sequential steps and as well; "blocks" always in two.',
+    )
+    permutations: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_PERMUTATIONS,
+        description="Orders in which each window is read, their logits averaged: better, at so many times the cost.",
+    )
     attn_implementation: str | None = Field(
         default=None, description='Attention of transformers, such as "sdpa" or "flash_attention_2".'
+    )
+
+    allow_remote_images: bool = Field(
+        default=False,
+        description="Fetch images that nodes name by URL: public addresses only, up to 20 MB and 20 seconds each.",
+    )
+
+    cache_dir: str | None = Field(
+        default=None,
+        description="Folder for the vision features of pages, which are then computed once. Default: memory alone.",
+    )
+    cache_memory_bytes: int = Field(
+        default=MEMORY_BYTES,
+        ge=0,
+        description="Memory for such features on the model's device; those unused for longest leave. 0: none.",
+    )
+    cache_dtype: StoredType | None = Field(
+        default=None,
+        description='Type in which they are kept, such as "bfloat16" or "int8". Default: the folder\'s, else the exact '
+        "one of the model.",
+    )
+    skip_blank: bool = Field(
+        default=False, description="Leave blank parts of pages out of the vision tower: faster, other scores."
     )
 
     _seat: _ModelSeat = PrivateAttr(default_factory=_ModelSeat)
@@ -101,7 +169,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     def from_reranker(cls, reranker: ListwiseReranker, **fields: Any) -> Self:
         """Use a model that is already loaded, which several postprocessors may share.
 
-        ``fields`` are those of the class. Pickled or serialised, the copy loads the model by the reranker's name.
+        ``fields`` are those of the class; the cache is the reranker's, and `cache_pages` gives one a folder that has
+        none. Pickled or serialised, the copy loads the model by the reranker's name.
         """
         postprocessor = cls(model=reranker.name, **fields)
         postprocessor._seat = _ModelSeat(reranker)
@@ -124,9 +193,17 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
             EventPayload.TOP_K: self.top_n,
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            images = [page_image_or_rendered_text(node.node) for node in nodes]
+            images = [self._page(node.node) for node in nodes]
             ranking = self._seat.reranker(self._load).rerank(
-                query_bundle.query_str.strip(), images, self.keep_ratio, self.pruning, self.window, self.stride
+                query_bundle.query_str.strip(),
+                images,
+                self.keep_ratio,
+                self.pruning,
+                self.window,
+                self.stride,
+                strategy=self.strategy,
+                permutations=self.permutations,
+                cancelled=_cancelled.get(),
             )
             reranked = [_reranked(nodes, ranking, i) for i in ranking.order[: self.top_n]]
             event.on_end(payload={EventPayload.NODES: reranked})
@@ -136,13 +213,99 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        """Rerank in this object's thread: waiting calls block neither the loop nor its default thread pool."""
+        """Rerank in this object's threads: waiting calls block neither the loop nor its default thread pool.
+
+        A cancelled call gives its place at the model up.
+        """
+        cancelled = threading.Event()
         context = contextvars.copy_context()  # carries the tracing span along
+        context.run(_cancelled.set, cancelled)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._seat.thread, context.run, self._postprocess_nodes, nodes, query_bundle)
+        try:
+            return await loop.run_in_executor(
+                self._seat.threads, context.run, self._postprocess_nodes, nodes, query_bundle
+            )
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    def explain(
+        self, query: str | QueryBundle, nodes: Sequence[NodeWithScore], first_stage: "HasEncoder | None" = None
+    ) -> Explanation:
+        """Rerank, and tell what the ranking rests on: pictures by its ``draw`` methods, HTML by `report`.
+
+        Args:
+            query: the question.
+            nodes: the candidates, as `postprocess_nodes` takes them; they stay as they are.
+            first_stage: the index or retriever they come from, to draw what it saw on the best ``top_n`` pages.
+
+        Raises:
+            ValueError: for a blank query, no node, or a node without image and text.
+        """
+        from llama_index_ziprerank.retrieval.similarity import similarity_maps  # its colpali-engine is slow to import
+
+        question = (query if isinstance(query, str) else query.query_str).strip()
+        options = RankingOptions(
+            self.keep_ratio, self.pruning, self.window, self.stride, self.strategy, self.permutations
+        )
+        return explain(
+            self._seat.reranker(self._load),
+            question,
+            [Candidate(node_title(node.node), self._page(node.node), node.score) for node in nodes],
+            options,
+            top_n=self.top_n,
+            draw_first_stage=None if first_stage is None else similarity_maps(first_stage.encoder, question),
+        )
+
+    def use_cache_dir(self, folder: str | Path) -> None:
+        """Keep features in ``folder`` unless `cache_dir` says already where."""
+        if self.cache_dir is None:
+            self.cache_dir = str(folder)
+            self._seat.keep_features_in(Path(folder), self._new_cache)
+
+    def cache_cost(self, nodes: Iterable[BaseNode]) -> DiskCost:
+        """Return what `cache_pages` will write for these nodes, from the sizes of their images alone.
+
+        Raises:
+            NodeImageError: a node has neither image nor text, or its image is missing.
+            ValueError: when there is no cache: `cache_memory_bytes` is 0, and no `cache_dir` is given.
+        """
+        return self._seat.reranker(self._load).cache_cost(self._page(node) for node in nodes)
+
+    def cache_pages(self, nodes: Iterable[BaseNode]) -> int:
+        """Compute the vision features of nodes before they are asked about; return how many were not there yet.
+
+        Raises:
+            NodeImageError, ValueError: as `cache_cost`.
+        """
+        return self._seat.reranker(self._load).cache_pages(self._page(node) for node in nodes)
+
+    def _page(self, node: BaseNode) -> PageSource:
+        """Read a node's page, which is decoded only when its features are not known; text becomes an image."""
+        content = node_image_file(node, remote=self._remote)
+        if content is None:
+            return page_image_or_rendered_text(node)
+        return PageFile(content, partial(decode_node_image, node.node_id))
+
+    def _new_cache(self) -> FeatureCache | None:
+        if self.cache_dir is None and not self.cache_memory_bytes:
+            return None
+        return FeatureCache(self.cache_dir, memory_bytes=self.cache_memory_bytes, dtype=self.cache_dtype)
+
+    @property
+    def _remote(self) -> RemoteImages | None:
+        return RemoteImages() if self.allow_remote_images else None
 
     def _load(self) -> ListwiseReranker:
-        return ListwiseReranker.from_pretrained(self.model, self.device, self.dtype, self.attn_implementation)
+        return ListwiseReranker.from_pretrained(
+            self.model,
+            self.device,
+            self.dtype,
+            self.attn_implementation,
+            cache=self._new_cache(),
+            skip_blank=self.skip_blank,
+            quantization=self.quantization,
+        )
 
 
 def _reranked(nodes: list[NodeWithScore], ranking: Ranking, i: int) -> NodeWithScore:

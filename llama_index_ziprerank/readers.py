@@ -14,7 +14,7 @@ from llama_index.core.schema import Document
 from llama_index_ziprerank.nodes import page_to_document
 from llama_index_ziprerank.pages.images import encode_png
 from llama_index_ziprerank.pages.page import Page, PageError
-from llama_index_ziprerank.pages.pdf import OnError, read_pages
+from llama_index_ziprerank.pages.pdf import LEAST_MEMORY, OnError, read_pages
 
 
 class PDFPageReader(BasePydanticReader):
@@ -22,7 +22,8 @@ class PDFPageReader(BasePydanticReader):
 
     Every document carries `file_name`, `file_path`, `page_label` (the PDF's own) and `page_number` (from 1), and an id
     made of the hash of the file's bytes and the page number; SimpleDirectoryReader puts its own ids in their place only
-    when told so by `filename_as_id=True`.
+    when told so by `filename_as_id=True`. A file is parsed and drawn in other processes, within limits of time and
+    memory, so that a broken or hostile one gives pages or one error and takes nothing along.
 
     >>> documents = PDFPageReader().load_data("manual.pdf")
     >>> SimpleDirectoryReader("manuals", file_extractor={".pdf": PDFPageReader()}).load_data()
@@ -32,7 +33,15 @@ class PDFPageReader(BasePydanticReader):
     max_side: int = Field(default=1600, gt=0, description="Limit of a picture's longer side in pixels.")
     max_pages: int = Field(default=2000, gt=0, description="A file with more pages is refused.")
     on_error: OnError = Field(default="raise", description="What a broken page does: raise, or skip with a warning.")
-    timeout: float = Field(default=60.0, gt=0, description="Seconds that one poppler program may take.")
+    timeout: float = Field(
+        default=60.0, gt=0, allow_inf_nan=False, description="Seconds that one program may take for one page."
+    )
+    file_timeout: float = Field(
+        default=3600.0, gt=0, allow_inf_nan=False, description="Seconds that reading all pages of a file may take."
+    )
+    max_memory: int = Field(
+        default=2048, ge=LEAST_MEMORY, description="MiB of memory that one program may take (not on macOS and Windows)."
+    )
     password: str | None = Field(
         default=None, exclude=True, repr=False, description="Opens encrypted files; never serialized."
     )
@@ -72,6 +81,8 @@ class PDFPageReader(BasePydanticReader):
                 on_error=self.on_error,
                 password=self.password,
                 timeout=self.timeout,
+                file_timeout=self.file_timeout,
+                max_memory=self.max_memory,
                 shown_as=str(path),
             ):
                 yield page_to_document(page, extra_info, image_path=self._stored(page))

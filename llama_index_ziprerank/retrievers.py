@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,9 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
+from llama_index_ziprerank.nodes import FILE_PATH
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
+from llama_index_ziprerank.retrieval.folder import checked_image_name
 from llama_index_ziprerank.retrieval.store import (
     AllMatch,
     AnyOf,
@@ -25,6 +27,7 @@ from llama_index_ziprerank.retrieval.store import (
     Range,
     SomeMatch,
     StoredPage,
+    StoreError,
 )
 
 
@@ -71,6 +74,11 @@ class ColPaliRetriever(BaseRetriever):
         self._filter = None if filters is None else translate_filters(filters)
         super().__init__(callback_manager=callback_manager or Settings.callback_manager, verbose=verbose)
 
+    @property
+    def encoder(self) -> MultiVectorEncoder:
+        """The model that made the index's vectors and makes those of questions."""
+        return self._index.encoder
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         question = query_bundle.query_str.strip()
         if not question:
@@ -90,36 +98,88 @@ class PagePayload:
 
     ref_doc_id: str
     metadata: dict[str, Any]
-    """The node's, once more, for filters."""
+    """The node's, once more, for filters; where copies differ in a value, the list of what they have."""
     node: str
-    """The node as JSON, without its image."""
+    """The node as JSON, without its image; of several copies the one that came last."""
     image_name: str | None
     """The page's file inside the index's folder of images, so that an index can move; None for a page of text."""
     digest: str
     """Identifies the content that was encoded."""
+    copies: list[dict[str, Any]]
+    """The metadata of the page in every file that holds it, the node's own first. One, unless the same bytes lie under
+    several paths."""
 
     @staticmethod
     def of(page: StoredPage | Hit) -> "PagePayload":
-        """Read the payload of a page that `page_payload` wrote."""
-        return PagePayload(**page.payload)
+        """Read the payload of a page that this library wrote, also in format 1, which knew no copies.
+
+        Raises:
+            StoreError: when something else wrote it.
+        """
+        content = {"copies": [page.payload.get("metadata")], **page.payload}
+        if content.keys() != {field.name for field in fields(PagePayload)}:
+            raise StoreError(f"The stored page {page.id!r} holds {sorted(page.payload)}; it is no page of an index.")
+        if content["image_name"] is not None:
+            checked_image_name(content["image_name"])
+        return PagePayload(**content)
+
+    def with_copy(self, node: TextNode) -> "PagePayload":
+        """Return the payload of this page, found once more in the file that `node` comes from."""
+        new = page_payload(node, self.ref_doc_id, self.image_name, self.digest)
+        path = new.copies[0].get(FILE_PATH)
+        if new.copies[0] in self.copies:
+            return self
+        others = [copy for copy in self.copies if path is not None and copy.get(FILE_PATH) not in (None, path)]
+        return new._having([*new.copies, *others])
+
+    def without_copies(self, is_gone: Callable[[str | None], bool]) -> "PagePayload | None":
+        """Return the payload of this page in the files that are left, None when none is."""
+        left = [copy for copy in self.copies if not is_gone(copy.get(FILE_PATH))]
+        return self._having(left) if left else None
+
+    def _having(self, copies: list[dict[str, Any]]) -> "PagePayload":
+        """Return this payload with these copies; the first becomes the node's metadata."""
+        node = self._parsed()
+        if node.metadata != copies[0]:
+            node.metadata = copies[0]
+            if node.source_node is not None:
+                node.source_node.metadata = copies[0]
+        return replace(self, metadata=_merged(copies), node=node.model_dump_json(), copies=copies)
+
+    def _parsed(self) -> TextNode:
+        kind = TextNode if self.image_name is None else ImageNode
+        return kind.model_validate_json(self.node)
 
     def to_node(self, image_dir: Path) -> TextNode:
         """Return a new node: an ImageNode whose `image_path` lies in `image_dir`, or a TextNode for a page of text."""
-        if self.image_name is None:
-            return TextNode.model_validate_json(self.node)
-        node = ImageNode.model_validate_json(self.node)
-        node.image_path = str(image_dir / self.image_name)
-        node.image_mimetype = "image/png"
+        node = self._parsed()
+        if isinstance(node, ImageNode) and self.image_name is not None:
+            node.image_path = str(image_dir / self.image_name)
+            node.image_mimetype = "image/png"
         return node
 
 
-def page_payload(node: TextNode, ref_doc_id: str, image_name: str | None, digest: str) -> dict[str, Any]:
-    """Return the payload of a page; `node` stays as it is."""
+def page_payload(node: TextNode, ref_doc_id: str, image_name: str | None, digest: str) -> PagePayload:
+    """Return the payload of a page that one file holds; `node` stays as it is."""
     bare = node.model_copy(update={"embedding": None})
     if isinstance(bare, ImageNode):
         bare.image = bare.image_path = bare.image_url = None
     content = bare.model_dump_json()
-    return asdict(PagePayload(ref_doc_id, json.loads(content)["metadata"], content, image_name, digest))
+    metadata = json.loads(content)["metadata"]
+    return PagePayload(ref_doc_id, metadata, content, image_name, digest, [metadata])
+
+
+def _merged(copies: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join the metadata of copies so that a filter which one of them passes, the page passes."""
+    if len(copies) == 1:
+        return copies[0]
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for copy in copies for key in copy):
+        values: list[Any] = []
+        for value in (copy[key] for copy in copies if key in copy):
+            values += [one for one in (value if isinstance(value, list) else [value]) if one not in values]
+        merged[key] = values[0] if len(values) == 1 else values
+    return merged
 
 
 def document_is(ref_doc_id: str) -> PageFilter:

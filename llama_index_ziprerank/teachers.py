@@ -9,7 +9,7 @@ Any LLM does whose `achat` takes images; build it with ``max_retries=0``, the te
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -97,16 +97,27 @@ async def openai_compatible_llm(
     key = api_key or os.environ.get("OPENAI_API_KEY")
     if not key and not (api_base or os.environ.get("OPENAI_API_BASE")):
         raise ValueError("OpenAI wants a key. Set OPENAI_API_KEY, or name another server that speaks its protocol.")
-    async with httpx.AsyncClient(follow_redirects=True) as client:
+    async with httpx.AsyncClient(follow_redirects=True, auth=_Key(key) if key else None) as client:
         yield OpenAILike(
             model=model,
             api_base=api_base,
-            api_key=key or "none",
+            api_key="none",  # the client adds it: a field would stand in repr, to_dict and traces
             is_chat_model=True,
             timeout=timeout,
             max_retries=0,
             async_http_client=client,
         )
+
+
+class _Key(httpx.Auth):
+    """Adds the key to requests; a redirect to another host does not get it."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        yield request
 
 
 def _retry_after(error: BaseException) -> float:

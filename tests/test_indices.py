@@ -12,16 +12,17 @@ from llama_index.core import SimpleDirectoryReader
 from llama_index.core.base.llms.types import ImageBlock, LLMMetadata
 from llama_index.core.llms.mock import MockLLMWithChatMemoryOfLastCall
 from llama_index.core.schema import Document, ImageDocument, ImageNode, TextNode
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from PIL import Image
 from qdrant_client import QdrantClient
 from tiny_retriever import colqwen3
 
 from llama_index_ziprerank.indices import ColPaliIndex
-from llama_index_ziprerank.nodes import NodeImageError, node_image
+from llama_index_ziprerank.nodes import NodeImageError, document_to_page_node, node_image
 from llama_index_ziprerank.readers import PDFPageReader
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.qdrant import QdrantStore
-from llama_index_ziprerank.retrieval.store import StoreError
+from llama_index_ziprerank.retrieval.store import StoredPage, StoreError
 
 QUESTION = "How is the toner changed?"
 
@@ -284,9 +285,97 @@ def test_a_folder_that_is_no_index_is_neither_loaded_nor_written_over(
 def test_an_index_of_another_format_is_refused(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
     ColPaliIndex.from_documents([], encoder, tmp_path).close()
     file = tmp_path / "index.json"
-    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(ValueError, match="of format 2, this version reads 1"):
+    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(ValueError, match="of format 3, this version reads 2 and older. Update"):
         ColPaliIndex.load(tmp_path)
+
+
+def test_an_index_of_the_first_format_is_read_and_becomes_one_of_this(
+    encoder: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    documents, folder = _pages(_pdf(tmp_path / "a.pdf", 1, 2)), tmp_path / "index"
+    with ColPaliIndex.from_documents(documents, encoder, folder) as index:
+        expected = _answers(index)
+        for page in index.store.pages():
+            payload = {key: value for key, value in page.payload.items() if key != "copies"}
+            index.store.update([StoredPage(page.id, page.document_id, payload)])
+    file = folder / "index.json"
+    file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
+    with ColPaliIndex.load(folder, model=encoder) as index:
+        assert _answers(index) == expected
+        assert index.refresh_ref_docs(documents) == [False, False]
+        assert '"format": 2' in file.read_text()
+        assert index.delete_file(documents[0].metadata["file_path"]) == 2
+
+
+def _copies(tmp_path: Path) -> tuple[Path, Path]:
+    """The same PDF in two places."""
+    first, second = tmp_path / "a.pdf", tmp_path / "copies" / "b.pdf"
+    second.parent.mkdir()
+    second.write_bytes(_pdf(first, 1, 2).read_bytes())
+    return first, second
+
+
+def _found_in(index: ColPaliIndex, path: Path) -> list[str]:
+    filters = MetadataFilters(filters=[MetadataFilter(key="file_path", value=str(path))])
+    return sorted(node.node.node_id for node in index.as_retriever(filters=filters).retrieve(QUESTION))
+
+
+def test_the_same_pdf_under_two_paths_is_encoded_once_found_once_and_known_by_both(
+    encoder: MultiVectorEncoder, tmp_path: Path, counted: Callable[[], int]
+) -> None:
+    first, second = _copies(tmp_path)
+    with ColPaliIndex.from_documents(_pages(first), encoder) as index:
+        index.insert_nodes([document_to_page_node(page) for page in _pages(second)])
+        names = sorted(page.id_ for page in _pages(first))
+        assert counted() == 2
+        assert sorted(answer[0] for answer in _answers(index)) == names
+        assert _found_in(index, first) == _found_in(index, second) == names
+        assert {answer[3]["file_path"] for answer in _answers(index)} == {str(second)}
+        assert index.refresh_ref_docs(_pages(first, second)) == [False] * 4
+
+
+def test_copies_in_one_batch_are_both_known(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
+    first, second = _copies(tmp_path)
+    with ColPaliIndex.from_documents(_pages(first, second), encoder) as index:
+        assert _found_in(index, first) == _found_in(index, second) == sorted(page.id_ for page in _pages(first))
+        assert len(_files(index.image_dir)) == 2
+
+
+@pytest.mark.parametrize("deleted", [0, 1])
+def test_deleting_one_copy_leaves_the_other(encoder: MultiVectorEncoder, tmp_path: Path, deleted: int) -> None:
+    copies = _copies(tmp_path)
+    kept, gone = copies[1 - deleted], copies[deleted]
+    with ColPaliIndex.from_documents(_pages(*copies), encoder) as index:
+        assert index.delete_file(gone) == 2
+        with ColPaliIndex.from_documents(_pages(kept), encoder) as fresh:
+            assert _answers(index) == _answers(fresh)
+        assert _found_in(index, gone) == []
+        assert index.delete_file(kept) == 2
+        assert _answers(index) == [] and _files(index.image_dir) == set()
+
+
+def test_changing_one_copy_leaves_the_other(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
+    first, second = _copies(tmp_path)
+    with ColPaliIndex.from_documents(_pages(first, second), encoder) as index:
+        old = _found_in(index, first)
+        _pdf(second, 3)
+        assert index.refresh_ref_docs(_pages(second)) == [True]
+        assert _found_in(index, first) == old
+        assert _found_in(index, second) == [page.id_ for page in _pages(second)]
+
+
+def test_new_metadata_alone_encodes_nothing(
+    encoder: MultiVectorEncoder, tmp_path: Path, counted: Callable[[], int]
+) -> None:
+    with ColPaliIndex.from_documents(_pages(_pdf(tmp_path / "a.pdf", 1)), encoder) as index:
+        [page] = _pages(tmp_path / "a.pdf")
+        page.metadata["chapter"] = "Toner"
+        assert index.refresh_ref_docs([page]) == [True]
+        assert index.refresh_ref_docs([page]) == [False]
+        assert counted() == 1
+        [(_, _, _, metadata)] = _answers(index)
+        assert metadata == page.metadata
 
 
 def test_an_open_index_is_not_opened_twice(encoder: MultiVectorEncoder, tmp_path: Path) -> None:

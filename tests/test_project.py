@@ -29,6 +29,8 @@ DISTRIBUTIONS = {
     "typing_extensions": "llama-index-core",
     "fsspec": "llama-index-core",
     "httpx": "llama-index-core",
+    "httpcore": "llama-index-core",
+    "markupsafe": "jinja2",
     "yaml": "pyyaml",
 }
 """Where a distribution is named otherwise than what it is imported by, or comes with one that we name."""
@@ -83,9 +85,13 @@ def test_a_font_comes_with_its_licence() -> None:
     assert list(fonts.glob("*.ttf")) and [path for path in fonts.iterdir() if "LICENSE" in path.name.upper()]
 
 
-@pytest.mark.parametrize("wing", ["", "evaluation", "training", "scaling"])
+OPTIONAL = {"sentence_transformers": "sentence-embeddings", "torchao": "quantization"}
+"""Imported inside a function, with an error that names the extra."""
+
+
+@pytest.mark.parametrize("wing", ["", "app", "evaluation", "training", "scaling"])
 def test_what_is_imported_is_declared(wing: str) -> None:
-    wings = {"evaluation", "training", "scaling"}
+    wings = {"app", "evaluation", "training", "scaling"}
     allowed = _required() | (_required(wing) if wing else set())
     for path in _modules():
         room = path.relative_to(PACKAGE).parts[0]
@@ -93,7 +99,9 @@ def test_what_is_imported_is_declared(wing: str) -> None:
             continue
         for name in _imports(path):
             top = name.split(".")[0]
-            if top not in sys.stdlib_module_names and top != PACKAGE.name:
+            if top in OPTIONAL:
+                assert top.replace("_", "-") in _required(OPTIONAL[top]), f"{path.relative_to(ROOT)} imports {name}"
+            elif top not in sys.stdlib_module_names and top != PACKAGE.name:
                 assert DISTRIBUTIONS.get(top, top) in allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 import typer
 
+from llama_index_ziprerank.cli.app import app as open_app
+from llama_index_ziprerank.cli.bench import bench
 from llama_index_ziprerank.cli.evaluate import evaluate
+from llama_index_ziprerank.cli.finetune import finetune
 from llama_index_ziprerank.cli.label import label
 from llama_index_ziprerank.cli.models import models
 from llama_index_ziprerank.cli.search import ask, index
@@ -27,7 +30,10 @@ app = typer.Typer(
 app.command()(index)
 app.command()(ask)
 app.command()(models)
+app.command("app")(open_app)
 app.command()(label)
+app.command()(finetune)
+app.command()(bench)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(train_app, name="train")
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.cli.console import AsJson, KeepRatio, err, hide_weight_bars, out, print_json, track
+from llama_index_ziprerank.cli.report import check_report, save_report
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
@@ -44,12 +45,33 @@ def index(
     files: Files,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the index, made where it is missing.")],
     retriever: Retriever = None,
+    warm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Reranker whose vision tower reads the pages now, so that no question waits for it.",
+            show_default=False,
+        ),
+    ] = None,
+    warm_dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Stored as float32, bfloat16, float16 or int8  [default: the exact one of the model]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Build an index of PDF files in a folder, or add them to the index there."""
+    if warm_dtype and not warm:
+        raise ValueError("--warm-dtype says how --warm stores features. Name the reranker: --warm nano.")
     hide_weight_bars()
     started = time.perf_counter()
+    reranker = _reader_ahead(warm, warm_dtype) if warm else None
     with _build_index(files, retriever, to) as built:
         pages = built.store.count()
+        if reranker:
+            _warm(built, reranker)
     err.print(f"The index in {to} holds {pages} pages; built in {time.perf_counter() - started:.1f} s.", soft_wrap=True)
 
 
@@ -70,16 +92,22 @@ def ask(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the pages found as a contact sheet.", show_default=False)
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show as HTML why: what was read.", show_default=False)
+    ] = None,
 ) -> None:
     """Find the pages that answer a question, in an index or in PDF files."""
     files = [*(pdf or []), *(more_files or [])]
     _check_source(from_index, pdf, files, retriever)
     _check_picture(picture)
+    check_report(report)
     hide_weight_bars()
     from llama_index_ziprerank import ColPaliIndex, ZipRerankPostprocessor
 
     reranker = ZipRerankPostprocessor(model=model, top_n=top_n, keep_ratio=keep_ratio)
     with ColPaliIndex.load(from_index) if from_index else _build_index(files, retriever) as source:
+        if source.feature_dir.is_dir():
+            reranker.use_cache_dir(source.feature_dir)
         started = time.perf_counter()
         with err.status("asking"):
             nodes = _ask(source, question, reranker)
@@ -87,11 +115,14 @@ def ask(
         pages = [_found(rank, node) for rank, node in enumerate(nodes, start=1)]
         if picture and nodes:
             _draw(question, pages, nodes).save(picture)
-    if as_json:
-        print_json({"question": question, "model": model, "seconds": seconds, "pages": [*map(asdict, pages)]})
-    else:
-        _print_table(question, pages)
-        err.print(f"Found in {seconds:.1f} s." + (f" Picture: {picture}" if picture and nodes else ""), soft_wrap=True)
+        if as_json:
+            print_json({"question": question, "model": model, "seconds": seconds, "pages": [*map(asdict, pages)]})
+        else:
+            _print_table(question, pages)
+            made = f" Picture: {picture}" if picture and nodes else ""
+            err.print(f"Found in {seconds:.1f} s.{made}", soft_wrap=True)
+        if report:
+            save_report(source, question, reranker, CANDIDATES, report)
 
 
 def _check_source(index: Path | None, pdf: list[Path] | None, files: list[Path], retriever: str | None) -> None:
@@ -125,6 +156,28 @@ def _build_index(files: list[Path], retriever: str | None, persist_dir: Path | N
     return ColPaliIndex.from_documents(
         track(documents, "indexing pages", total), model=retriever or EMBEDDED, persist_dir=persist_dir
     )
+
+
+def _reader_ahead(model: str, dtype: str | None) -> "ZipRerankPostprocessor":
+    """Check the options and load the model before an hour of indexing, not after."""
+    from llama_index_ziprerank import ZipRerankPostprocessor
+    from llama_index_ziprerank.reranking.stored_features import check_stored_type
+
+    reranker = ZipRerankPostprocessor(model=model, cache_dtype=check_stored_type(dtype) if dtype else None)
+    reranker.cache_cost([])  # loads it
+    return reranker
+
+
+def _warm(built: "ColPaliIndex", reranker: "ZipRerankPostprocessor") -> None:
+    """Say what the features will take on disk, then compute and write those that are not there yet."""
+    reranker.use_cache_dir(built.feature_dir)
+    cost = reranker.cache_cost(built.nodes())
+    err.print(
+        f"Vision features of {cost.pages} pages for {reranker.model} will take {cost.bytes / 1e6:,.1f} MB "
+        f"in {built.feature_dir}.",
+        soft_wrap=True,
+    )
+    reranker.cache_pages(track(built.nodes(), "reading pages", built.store.count()))
 
 
 def _ask(source: "ColPaliIndex", question: str, reranker: "ZipRerankPostprocessor") -> "list[NodeWithScore]":

@@ -15,8 +15,8 @@ TILE_WIDTH, TILE_HEIGHT = 360, 470
 MARGIN = 24
 HEADER_HEIGHT = 80
 CAPTION_HEIGHT = 76
-_INK, _FAINT, _LINE, _PAPER, _GROUND = "#1c2733", "#667585", "#c3ccd5", "#ffffff", "#eef1f4"
-_ROSE, _FELL = "#1b7f4b", "#a04a1f"
+INK, FAINT, LINE, GROUND = "#1c2733", "#667585", "#c3ccd5", "#eef1f4"
+ROSE, FELL = "#1b7f4b", "#a04a1f"
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def contact_sheet(title: str, tiles: Sequence[Tile]) -> Image.Image:
     columns = min(COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     cell_width, cell_height = TILE_WIDTH + MARGIN, CAPTION_HEIGHT + TILE_HEIGHT + MARGIN
-    sheet = Image.new("RGB", (MARGIN + columns * cell_width, HEADER_HEIGHT + rows * cell_height), _GROUND)
+    sheet = Image.new("RGB", (MARGIN + columns * cell_width, HEADER_HEIGHT + rows * cell_height), GROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 26), _shorten(title, 28, sheet.width - 2 * MARGIN), fill=_INK, font=_font(28))
+    draw.text((MARGIN, 26), shorten(title, 28, sheet.width - 2 * MARGIN), fill=INK, font=font(28))
     for position, tile in enumerate(tiles):
         row, column = divmod(position, columns)
         _draw_tile(sheet, draw, tile, MARGIN + column * cell_width, HEADER_HEIGHT + row * cell_height)
@@ -50,37 +50,38 @@ def contact_sheet(title: str, tiles: Sequence[Tile]) -> Image.Image:
 
 
 def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
-    draw.text((left, top), f"{tile.rank}", fill=_INK, font=_font(36))
-    after_rank = left + draw.textlength(f"{tile.rank}", font=_font(36)) + 14
-    draw.text((after_rank, top + 12), *_movement(tile), font=_font(20))
-    draw.text((left, top + 46), _shorten(tile.caption, 17, TILE_WIDTH), fill=_FAINT, font=_font(17))
+    draw.text((left, top), f"{tile.rank}", fill=INK, font=font(36))
+    after_rank = left + draw.textlength(f"{tile.rank}", font=font(36)) + 14
+    draw.text((after_rank, top + 12), *_movement(tile), font=font(20))
+    draw.text((left, top + 46), shorten(tile.caption, 17, TILE_WIDTH), fill=FAINT, font=font(17))
     page = to_rgb(tile.image)
     scale = min(TILE_WIDTH / page.width, TILE_HEIGHT / page.height)
     page = fit_within(page, int(max(page.size) * scale)) if scale < 1 else page
     place = (left, top + CAPTION_HEIGHT)
     sheet.paste(page, place)
-    draw.rectangle((place[0] - 1, place[1] - 1, place[0] + page.width, place[1] + page.height), outline=_LINE)
+    draw.rectangle((place[0] - 1, place[1] - 1, place[0] + page.width, place[1] + page.height), outline=LINE)
 
 
 def _movement(tile: Tile) -> tuple[str, str]:
     """What became of the page's rank, and the colour to say it in."""
     if tile.rank == tile.rank_before:
-        return f"was {tile.rank_before}", _FAINT
-    arrow, colour = ("▲", _ROSE) if tile.rank < tile.rank_before else ("▼", _FELL)
+        return f"was {tile.rank_before}", FAINT
+    arrow, colour = ("▲", ROSE) if tile.rank < tile.rank_before else ("▼", FELL)
     return f"{arrow} was {tile.rank_before}", colour
 
 
-def _shorten(text: str, size: int, width: int) -> str:
+def shorten(text: str, size: int, width: int) -> str:
     """Cut `text` to `width` pixels, with an ellipsis where something was cut."""
-    font = _font(size)
+    face = font(size)
     text = " ".join(text.split())
-    if font.getlength(text) <= width:
+    if face.getlength(text) <= width:
         return text
-    while text and font.getlength(f"{text}…") > width:
+    while text and face.getlength(f"{text}…") > width:
         text = text[:-1]
     return f"{text}…"
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font that ships with the package, `size` pixels high."""
     return ImageFont.truetype(_FONT, size)

@@ -1,5 +1,7 @@
 """Pictures made uniform: any image file becomes 8-bit RGB, and this is the one place that resizes."""
 
+import struct
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -7,6 +9,15 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from llama_index_ziprerank.pages.page import PageError
+
+MOST_ELONGATED = 100
+"""Times that the longer side may be as long as the shorter; Qwen-VL's image processor refuses 200."""
+
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What pages come in. Pillow knows others, and opens one of them (EPS) by running another program."""
+
+_DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error)
+"""What Pillow raises for damaged files, all of them seen or read in its sources."""
 
 _WHITE = (255, 255, 255)
 _PNG_COMPRESSION = 3  # half the time of the default 6, and on page images no larger
@@ -16,20 +27,44 @@ def open_image(source: bytes | Path) -> Image.Image:
     """Decode an image file, from its bytes or its path, to RGB; of an animation, the first frame.
 
     Raises:
-        PageError: the file is missing, is no image, is cut off, or has more pixels than Pillow allows
-            (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
+        PageError: the file is missing, is no image of `_FORMATS`, is cut off, is more than `MOST_ELONGATED` times as
+            long as wide, or has more pixels than Pillow allows (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise PageError(f"{name}: a folder, a pipe or a device. Pass the path of an image file.")
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+            _check_shape(image, name)
             image.load()
             return to_rgb(image)
+    except PageError:
+        raise
     except UnidentifiedImageError as error:
-        raise PageError(f"{name}: not an image that Pillow can read. Convert it to PNG or JPEG.") from error
+        raise PageError(
+            f"{name}: not an image of a kind that is read ({', '.join(_formats())}). Convert it to PNG or JPEG."
+        ) from error
     except Image.DecompressionBombError as error:
         raise PageError(f"{name}: {error} Shrink the image, or raise PIL.Image.MAX_IMAGE_PIXELS.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports damaged files as any of them
+    except MemoryError as error:
+        raise PageError(f"{name}: the image does not fit the memory. Shrink it.") from error
+    except _DAMAGED as error:
         raise PageError(f"{name}: the image cannot be read ({error}).") from error
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """Return those of `_FORMATS` that the installed Pillow knows."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_shape(image: Image.Image, name: str) -> None:
+    if max(image.size) > MOST_ELONGATED * min(image.size):
+        raise PageError(
+            f"{name}: {image.width} by {image.height} pixels; the longer side may be {MOST_ELONGATED} times the "
+            "shorter. Cut the image into pages."
+        )
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -50,7 +85,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image).clip(0, 65535) / 257)
+        return _grey_to_rgb(np.asarray(image).clip(0, 65535) // 257)
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         spread = float(values.max() - values.min()) or 1.0

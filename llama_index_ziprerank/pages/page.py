@@ -35,6 +35,14 @@ class Page:
     file_path: str
 
 
+def encodable(text: str) -> str:
+    """Return `text` as JSON and databases can hold it: lone surrogates become U+FFFD.
+
+    A file name that is no UTF-8, or a label of a hostile PDF, would otherwise fail only when an index is saved.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # a pair of surrogates is a letter
+
+
 class PageError(ValueError):
     """A document or a page that cannot be read; the message names the file, and the page where there is one."""
 

@@ -1,33 +1,40 @@
-"""A PDF becomes pages, one at a time: pictures and text by poppler, page labels by pypdf."""
+"""A PDF becomes pages, one at a time: pictures and text by poppler, page labels by pypdf.
 
-import hashlib
+All three run as other programs within bounds (`bounded.py`): no file can crash, hang or fill this process.
+"""
+
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 from warnings import warn
 
 from PIL import Image
-from pypdf import PdfReader
 
-from llama_index_ziprerank.pages.images import fit_within
-from llama_index_ziprerank.pages.page import BrokenPageError, Page, PageError, PageId, PageWarning
-from llama_index_ziprerank.pages.poppler import (
-    PdfFile,
-    PdfInfo,
-    drawing_complaints,
-    inspect,
-    page_picture,
-    page_text,
-)
+from llama_index_ziprerank.pages.bounded import Bounds
+from llama_index_ziprerank.pages.first_look import FirstLook, first_look
+from llama_index_ziprerank.pages.images import MOST_ELONGATED, fit_within
+from llama_index_ziprerank.pages.labels import LabelError, read_labels
+from llama_index_ziprerank.pages.page import BrokenPageError, Page, PageError, PageId, PageWarning, encodable
+from llama_index_ziprerank.pages.poppler import PdfFile, PdfInfo, inspect, page_picture, page_text
 
 OnError = Literal["raise", "skip"]
 
 _POINTS_AN_INCH = 72
 _LEAST_POINTS, _MOST_POINTS = 1, 100_000  # Acrobat stops at 14,400 (200 inches); plotter files go beyond
-_MOST_ELONGATED = 100  # times longer than wide; Qwen-VL's image processor refuses 200
+LEAST_MEMORY = 128  # MiB; poppler and its libraries take about 50, Python with pypdf as much
 _BLANK_WITHIN = 4  # levels of 255; the edge of a white picture is drawn a little off white
-_HASH_DIGITS = 16
-_HEADER_WITHIN = 1024  # bytes; viewers tolerate junk before "%PDF-" that far
+
+
+@dataclass(frozen=True)
+class _Choices:
+    dpi: int
+    max_side: int
+    on_error: OnError
+    file_timeout: float
 
 
 def read_pages(
@@ -39,6 +46,8 @@ def read_pages(
     on_error: OnError = "raise",
     password: str | None = None,
     timeout: float = 60.0,
+    file_timeout: float = 3600.0,
+    max_memory: int = 2048,
     shown_as: str | None = None,
 ) -> Iterator[Page]:
     """Open a PDF now, and read its pages one at a time as the iterator advances.
@@ -49,79 +58,88 @@ def read_pages(
         max_pages: a file with more pages is refused.
         on_error: what a broken page does: "raise" ends the reading there, "skip" warns (PageWarning) and goes on.
         password: opens an encrypted file. Other users of the machine may see it in the list of processes.
-        timeout: seconds that one poppler program may take for one page.
+        timeout: seconds that one program may take for one page.
+        file_timeout: seconds that reading all pages may take; what the caller does between two pages does not count.
+        max_memory: MiB of address space that one program may take (not on macOS and Windows).
         shown_as: the path that pages and messages carry when `path` is but a temporary copy.
 
     Raises:
-        PageError: missing, no PDF, damaged, without pages, or with more than `max_pages`. The kinds PasswordError,
-            PopplerMissingError and, for one page, BrokenPageError (see `_draw`) are its subclasses.
+        PageError: missing, no PDF, damaged, without pages, with more than `max_pages`, or slower than `file_timeout`.
+            The kinds PasswordError, PopplerMissingError and, for one page, BrokenPageError (see `_draw`) are its
+            subclasses.
     """
-    if dpi < 1 or max_side < 1 or max_pages < 1 or timeout <= 0:
-        raise ValueError(
-            f"dpi, max_side, max_pages and timeout must be positive, got {(dpi, max_side, max_pages, timeout)}."
-        )
+    _check_choices(
+        on_error, dpi=dpi, max_side=max_side, max_pages=max_pages, timeout=timeout, file_timeout=file_timeout
+    )
+    if max_memory < LEAST_MEMORY:
+        raise ValueError(f"max_memory is at least {LEAST_MEMORY} MiB, which poppler needs to start, got {max_memory}.")
+    name = encodable(shown_as or str(path))
+    pdf = PdfFile(Path(path).absolute(), name, password, Bounds(timeout, max_memory))
+    look = first_look(pdf)
+    info = inspect(pdf, max_pages=max_pages)
+    return _pages(pdf, info, look, _Choices(dpi, max_side, on_error, file_timeout))
+
+
+def _check_choices(on_error: OnError, **numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < inf:
+            raise ValueError(f"{name} must be positive and finite, got {number}.")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is 'raise' or 'skip', got {on_error!r}.")
-    pdf = PdfFile(Path(path).absolute(), shown_as or str(path), password, timeout)
-    digest = _checked_digest(pdf)
-    info = inspect(pdf, max_pages=max_pages)
-    return _pages(pdf, info, digest, dpi=dpi, max_side=max_side, on_error=on_error)
 
 
-def _pages(pdf: PdfFile, info: PdfInfo, digest: str, *, dpi: int, max_side: int, on_error: OnError) -> Iterator[Page]:
-    labels = _labels(pdf, info.page_count)
-    broken = 0
-    for number in range(1, info.page_count + 1):
-        try:
-            text, complaints = _text(pdf, number)
-            image = _draw(pdf, info, number, complaints, dpi=dpi, max_side=max_side)
-        except BrokenPageError as error:
-            if on_error == "raise":
-                raise
-            warn(f"{error} Skipped.", PageWarning, stacklevel=2)
-            broken += 1
-            continue
-        yield Page(
-            id=PageId(digest, number),
-            image=image,
-            text=text,
-            label=labels[number - 1] or str(number),
-            number=number,
-            file_name=Path(pdf.name).name,
-            file_path=pdf.name,
-        )
+def _pages(pdf: PdfFile, info: PdfInfo, look: FirstLook, choices: _Choices) -> Iterator[Page]:
+    labels: list[str] = []
+    broken, spent = 0, 0.0
+    with ThreadPoolExecutor(1) as beside:
+        # beside the drawing of the first page
+        reading_labels = beside.submit(read_labels, pdf, info.page_count) if look.may_hold_labels else None
+        for number in range(1, info.page_count + 1):
+            if spent > choices.file_timeout:
+                raise PageError(
+                    f"{pdf.name}: reading {number - 1} of its {info.page_count} pages took longer than "
+                    f"{choices.file_timeout:g} s in all. Split it, or raise `file_timeout`."
+                )
+            start = monotonic()
+            found = _text_and_picture(pdf, info, number, choices)
+            labels = labels or _labels(pdf, info.page_count, reading_labels)
+            spent += monotonic() - start
+            if found is None:
+                broken += 1
+                continue
+            text, image = found
+            yield Page(
+                id=PageId(look.digest, number),
+                image=image,
+                text=text,
+                label=labels[number - 1] or str(number),
+                number=number,
+                file_name=Path(pdf.name).name,
+                file_path=pdf.name,
+            )
     if broken == info.page_count:
         raise PageError(f"{pdf.name}: none of its {broken} pages can be read.")
 
 
-def _checked_digest(pdf: PdfFile) -> str:
-    """Return the first digits of the SHA-256 of the file's bytes, having seen that it may be a PDF."""
-    sha256 = hashlib.sha256()
+def _text_and_picture(pdf: PdfFile, info: PdfInfo, number: int, choices: _Choices) -> tuple[str, Image.Image] | None:
+    """Read a page; None, with a warning, for a broken one when those are to be skipped."""
     try:
-        with pdf.path.open("rb") as file:
-            head = file.read(_HEADER_WITHIN)
-            sha256.update(head)
-            while chunk := file.read(1 << 20):
-                sha256.update(chunk)
-    except OSError as error:
-        raise PageError(f"{pdf.name}: cannot be read ({error.strerror}). Pass the path of a PDF file.") from error
-    if not head:
-        raise PageError(f"{pdf.name}: the file is empty (0 bytes). Fetch it again.")
-    if b"%PDF-" not in head:
-        raise PageError(f"{pdf.name}: not a PDF; it begins with {head[:16]!r}, a PDF with '%PDF-'.")
-    return sha256.hexdigest()[:_HASH_DIGITS]
+        text, complaints = _text(pdf, number)
+        return text, _draw(pdf, info, number, complaints, dpi=choices.dpi, max_side=choices.max_side)
+    except BrokenPageError as error:
+        if choices.on_error == "raise":
+            raise
+        warn(f"{error} Skipped.", PageWarning, stacklevel=3)
+        return None
 
 
-def _labels(pdf: PdfFile, page_count: int) -> list[str]:
-    """Return the PDF's own page labels; numbers, with a warning, when pypdf cannot read them."""
+def _labels(pdf: PdfFile, page_count: int, reading: "Future[list[str]] | None") -> list[str]:
+    """Return the PDF's own page labels; numbers when it has none, and with a warning when they cannot be read."""
     try:
-        labels = PdfReader(pdf.path, password=pdf.password).page_labels
-        if len(labels) == page_count:
-            return labels
-        reason = f"pypdf sees {len(labels)} pages, poppler {page_count}"
-    except Exception as error:  # on damaged files pypdf raises nearly anything, and labels are a comfort only
-        reason = str(error)
-    warn(f"{pdf.name}: page labels cannot be read, page numbers stand in ({reason}).", PageWarning, stacklevel=2)
+        if reading is not None:
+            return reading.result()
+    except LabelError as error:
+        warn(f"{pdf.name}: page labels cannot be read, page numbers stand in ({error}).", PageWarning, stacklevel=3)
     return [str(number) for number in range(1, page_count + 1)]
 
 
@@ -130,7 +148,7 @@ def _text(pdf: PdfFile, number: int) -> tuple[str, list[str]]:
     try:
         return page_text(pdf, number)
     except BrokenPageError as error:
-        warn(f"{error} The page has no text.", PageWarning, stacklevel=2)
+        warn(f"{error} The page has no text.", PageWarning, stacklevel=4)
         return "", []
 
 
@@ -143,10 +161,10 @@ def _draw(pdf: PdfFile, info: PdfInfo, number: int, complaints: list[str], *, dp
     """
     longer = _longer_side(pdf, info, number)
     side = max(1, min(max_side, round(longer / _POINTS_AN_INCH * dpi)))
-    image = fit_within(page_picture(pdf, number, side), max_side)
+    picture, more_complaints = page_picture(pdf, number, side)
+    image = fit_within(picture, max_side)
     if all(high - low <= _BLANK_WITHIN for low, high in image.getextrema()):  # type: ignore[misc]
-        complaints = complaints + drawing_complaints(pdf, number, side)
-        own = [complaint for complaint in complaints if complaint not in info.complaints]
+        own = [complaint for complaint in [*complaints, *more_complaints] if complaint not in info.complaints]
         if own:
             raise pdf.broken(number, f"nothing of it can be drawn ({own[0]})")
     return image
@@ -157,10 +175,10 @@ def _longer_side(pdf: PdfFile, info: PdfInfo, number: int) -> float:
     shorter, longer = sorted(info.sizes.get(number, (0.0, 0.0)))
     if longer == 0:
         raise pdf.broken(number, "the page tree announces it, but a page is missing; those after the gap moved up")
-    if shorter >= _LEAST_POINTS and longer <= min(_MOST_POINTS, shorter * _MOST_ELONGATED):
+    if shorter >= _LEAST_POINTS and longer <= min(_MOST_POINTS, shorter * MOST_ELONGATED):
         return longer
     raise pdf.broken(
         number,
         f"its size is absurd, {shorter:g} by {longer:g} points; wanted are {_LEAST_POINTS} to {_MOST_POINTS:,} points, "
-        f"the longer side at most {_MOST_ELONGATED} times the shorter",
+        f"the longer side at most {MOST_ELONGATED} times the shorter",
     )

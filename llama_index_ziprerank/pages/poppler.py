@@ -1,24 +1,27 @@
-"""The poppler programs: what a PDF holds, the text and the picture of one page; each call ends within a time limit.
+"""The poppler programs: what a PDF holds, the text and the picture of one page; each call runs within bounds.
 
-Pictures come through pdf2image. poppler draws what it can of a damaged page, reports the rest on stderr and still exits
-with 0; so text and pictures come with its complaints, and `pdf.py` judges them.
+poppler draws what it can of a damaged page, reports the rest on stderr and still exits with 0; so text and pictures
+come with its complaints, and `pdf.py` judges them. pdftoppm is called here and not through pdf2image, which limits
+neither its memory nor the time of the pdfinfo that it runs before each page.
 """
 
 import re
-import subprocess
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdf2image import convert_from_path
-from pdf2image.exceptions import PDFPageCountError, PDFPopplerTimeoutError, PDFSyntaxError
 from PIL import Image
 
-from llama_index_ziprerank.pages.images import to_rgb
+from llama_index_ziprerank.pages.bounded import MIB, Bounds, Finished, run_bounded
 from llama_index_ziprerank.pages.page import BrokenPageError, PageError, PasswordError, PopplerMissingError
 
 _COUNT_LINE = re.compile(r"^Pages:\s+(\d+)$", re.MULTILINE)
 _SIZE_LINE = re.compile(r"^Page\s+(\d+) size:\s+(\S+) x (\S+) pts", re.MULTILINE)
 _HARMLESS = ("Syntax Warning", "Config Error")
+_QUOTED = 200  # letters of a complaint
+_REASONS = 3  # complaints in one message
+_PPM_HEADER = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
+_MOST_OUTPUT = 16 * MIB  # of pdfinfo and pdftotext: a page of text has some KiB
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class PdfFile:
     path: Path
     name: str
     password: str | None
-    timeout: float
-    """Seconds that one poppler program may take."""
+    bounds: Bounds
+    """What one program may take for one page."""
 
     def broken(self, number: int, reason: str) -> BrokenPageError:
         """Make the error that says why page `number` is of no use."""
@@ -56,91 +59,76 @@ def inspect(pdf: PdfFile, *, max_pages: int) -> PdfInfo:
         PageError: no readable PDF, no pages or more than `max_pages`, or the time ran out.
         PopplerMissingError: poppler is not installed.
     """
-    try:
-        done = _run(pdf, "pdfinfo", "-f", "1", "-l", str(max_pages), str(pdf.path))
-    except subprocess.TimeoutExpired:
-        raise PageError(f"{pdf.name}: opening it took longer than {pdf.timeout:g} s. Raise `timeout`.") from None
-    found = _COUNT_LINE.search(done.stdout)
+    done = _run(pdf, "pdfinfo", "-f", "1", "-l", str(max_pages), str(pdf.path))
+    if done.failure:
+        raise PageError(f"{pdf.name}: opening it {done.failure}.")
+    listing = done.output.decode("utf-8", errors="replace")
+    found = _COUNT_LINE.search(listing)
     if found is None:
-        raise _unreadable(pdf, done.stderr)
+        raise _unreadable(pdf, done.messages)
     count = int(found[1])
     if count > max_pages:
         raise PageError(f"{pdf.name}: has {count:,} pages, the limit is {max_pages:,}. Split it, or raise `max_pages`.")
-    sizes = {int(number): (float(width), float(height)) for number, width, height in _SIZE_LINE.findall(done.stdout)}
-    return PdfInfo(count, sizes, frozenset(_complaints(done.stderr)))
+    sizes = {int(number): (float(width), float(height)) for number, width, height in _SIZE_LINE.findall(listing)}
+    return PdfInfo(count, sizes, frozenset(_complaints(done.messages)))
 
 
 def page_text(pdf: PdfFile, number: int) -> tuple[str, list[str]]:
     """Return the text layer of a page in reading order, and poppler's complaints.
 
     Raises:
-        BrokenPageError: pdftotext failed or took too long.
+        BrokenPageError: pdftotext failed or exceeded its bounds.
     """
     page = str(number)
-    try:
-        done = _run(pdf, "pdftotext", "-enc", "UTF-8", "-f", page, "-l", page, str(pdf.path), "-")
-    except subprocess.TimeoutExpired:
-        raise pdf.broken(number, f"pdftotext took longer than {pdf.timeout:g} s") from None
-    if done.returncode != 0:
-        raise pdf.broken(number, f"pdftotext failed ({done.stderr.strip()})")
-    return done.stdout.replace("\f", "").replace("\0", "").strip(), _complaints(done.stderr)
+    done = _run(pdf, "pdftotext", "-enc", "UTF-8", "-f", page, "-l", page, str(pdf.path), "-")
+    if done.failure:
+        raise pdf.broken(number, f"reading its text {done.failure}")
+    if done.status != 0:
+        raise pdf.broken(number, f"its text cannot be read ({_first(_complaints(done.messages))})")
+    text = done.output.decode("utf-8", errors="replace")
+    return text.replace("\f", "").replace("\0", "").strip(), _complaints(done.messages)
 
 
-def page_picture(pdf: PdfFile, number: int, side: int) -> Image.Image:
-    """Draw the crop box of a page, RGB, its longer side `side` pixels.
+def page_picture(pdf: PdfFile, number: int, side: int) -> tuple[Image.Image, list[str]]:
+    """Draw the crop box of a page, RGB, its longer side `side` pixels; return it with poppler's complaints.
 
     Raises:
-        BrokenPageError: no picture comes back, or it took too long.
+        BrokenPageError: no whole picture comes back, or drawing it exceeded its bounds.
         PopplerMissingError: poppler is not installed.
     """
-    return _converted(pdf, number, side, strict=False)
+    page = str(number)
+    most_output = 3 * (side + 1) ** 2 + MIB  # the picture, or what is said about it
+    options = ("-f", page, "-l", page, "-scale-to", str(side), "-cropbox")
+    done = _run(pdf, "pdftoppm", *options, str(pdf.path), most_output=most_output)
+    if done.failure:
+        raise pdf.broken(number, f"drawing it {done.failure}")
+    complaints = _complaints(done.messages)
+    header = _PPM_HEADER.match(done.output)
+    if header is None:
+        raise pdf.broken(number, f"it cannot be drawn ({_first(complaints)})")
+    width, height = int(header[1]), int(header[2])
+    pixels = memoryview(done.output)[header.end() :]
+    if len(pixels) != width * height * 3 or not pixels:
+        raise pdf.broken(number, f"its picture is cut off: {len(pixels):,} bytes for {width} x {height} pixels")
+    return Image.frombytes("RGB", (width, height), pixels), complaints
 
 
-def drawing_complaints(pdf: PdfFile, number: int, side: int) -> list[str]:
-    """Draw a page once more for what poppler complains of: pdf2image tells only when it is strict."""
-    try:
-        _converted(pdf, number, side, strict=True)
-    except PDFSyntaxError as error:
-        return _complaints(str(error))
-    return []
-
-
-def _converted(pdf: PdfFile, number: int, side: int, *, strict: bool) -> Image.Image:
-    try:
-        images = convert_from_path(
-            pdf.path,
-            first_page=number,
-            last_page=number,
-            size=side,
-            use_cropbox=True,
-            userpw=pdf.password,  # type: ignore[arg-type]
-            ownerpw=pdf.password,  # type: ignore[arg-type]
-            timeout=pdf.timeout,  # type: ignore[arg-type]
-            strict=strict,
-        )
-        pictures = [to_rgb(image.copy()) for image in images]
-    except PDFPopplerTimeoutError:
-        raise pdf.broken(number, f"drawing it took longer than {pdf.timeout:g} s") from None
-    except FileNotFoundError:
-        raise _poppler_missing(pdf) from None
-    except (PDFPageCountError, OSError, ValueError) as error:  # the last two: a picture that is cut off
-        raise pdf.broken(number, f"it cannot be drawn ({error})") from error
-    if not pictures:
-        raise pdf.broken(number, "it cannot be drawn (poppler returned no picture)")
-    return pictures[0]
-
-
-def _run(pdf: PdfFile, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(pdf: PdfFile, program: str, *arguments: str, most_output: int = _MOST_OUTPUT) -> Finished:
+    found = shutil.which(program)
+    if found is None:
+        raise _poppler_missing(pdf)
     passwords = ("-upw", pdf.password, "-opw", pdf.password) if pdf.password else ()
-    command = [program, *passwords, *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, timeout=pdf.timeout, encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        raise _poppler_missing(pdf) from None
+    return run_bounded([found, *passwords, *arguments], pdf.bounds, most_output=most_output)
 
 
 def _complaints(stderr: str) -> list[str]:
-    return [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith(_HARMLESS)]
+    """Return the lines that matter, each in one printable piece: they quote the file."""
+    lines = (line for line in stderr.splitlines() if line.strip() and not line.startswith(_HARMLESS))
+    return ["".join(letter if letter.isprintable() else "?" for letter in line.strip()[:_QUOTED]) for line in lines]
+
+
+def _first(complaints: list[str]) -> str:
+    return complaints[0] if complaints else "poppler does not say why"
 
 
 def _unreadable(pdf: PdfFile, stderr: str) -> PageError:
@@ -148,10 +136,9 @@ def _unreadable(pdf: PdfFile, stderr: str) -> PageError:
         given = "the password given does not open it" if pdf.password else "no password was given"
         return PasswordError(f"{pdf.name}: the PDF is encrypted, and {given}. Pass the right `password`.")
     if "Wrong page range" in stderr:
-        return PageError(f"{pdf.name}: the PDF holds no pages ({'; '.join(_complaints(stderr)[:1])}).")
-    return PageError(
-        f"{pdf.name}: the PDF is damaged or cut off ({'; '.join(dict.fromkeys(_complaints(stderr)))}). Fetch it again."
-    )
+        return PageError(f"{pdf.name}: the PDF holds no pages ({_first(_complaints(stderr))}).")
+    reasons = list(dict.fromkeys(_complaints(stderr)))[:_REASONS]
+    return PageError(f"{pdf.name}: the PDF is damaged or cut off ({'; '.join(reasons)}). Fetch it again.")
 
 
 def _poppler_missing(pdf: PdfFile) -> PopplerMissingError:

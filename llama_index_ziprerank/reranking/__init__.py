@@ -11,7 +11,8 @@ import_torchvision()
 from llama_index_ziprerank.reranking.features import PageFeatures  # noqa: E402
 from llama_index_ziprerank.reranking.inputs import RankingInputs, build_ranking_inputs  # noqa: E402
 from llama_index_ziprerank.reranking.pruning import PruningMode  # noqa: E402
-from llama_index_ziprerank.reranking.reranker import ListwiseReranker, Ranking, RerankMemoryError  # noqa: E402
+from llama_index_ziprerank.reranking.ranking import Ranking  # noqa: E402
+from llama_index_ziprerank.reranking.reranker import ListwiseReranker, RerankMemoryError  # noqa: E402
 
 __all__ = [
     "ListwiseReranker",

@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGenerat
 
 from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, identifier_token_ids
-from llama_index_ziprerank.vision import use_linear_patch_embedding
+from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization, quantize
+from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Precisions by name; ``"auto"`` is the one that the checkpoint was saved in."""
@@ -18,10 +19,12 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
 ) -> Qwen3VLForConditionalGeneration:
     """Load a Qwen3-VL from safetensors; arguments and errors as `ListwiseReranker.from_pretrained`."""
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"dtype is one of {', '.join(map(repr, DTYPES))}, got {dtype!r}.")
+    check_quantization(quantization)
     path = resolve_reranker(name_or_path)
     _check_checkpoint(name_or_path, path)
     device = torch.device(device if device is not None else default_device())
@@ -42,6 +45,9 @@ def load_model(
             f"{missing[0]}. Use a complete checkpoint; merge an adapter into its base model first."
         )
     use_linear_patch_embedding(model.model.visual)
+    use_batched_attention(model.model.visual)
+    if quantization is not None:
+        quantize(model, quantization)
     return model.eval()
 
 

@@ -4,6 +4,10 @@ Of every page the best-scoring part is kept, in spatial order and at its origina
 are cut by the same index (ZipRerank, arXiv:2605.11864, as released). No model is subclassed: the outcome is arguments
 of the plain transformers forward. Letters: N pages, V visual tokens of all pages, T text tokens, L prompt tokens,
 V' and L' what is left of V and L, D width of the language model.
+
+How many tokens each page keeps follows from its size, so every shape is known before the device has computed a score:
+the host writes the shorter sequence at once and never waits for the device. Only which tokens are kept is decided
+there.
 """
 
 from collections.abc import Sequence
@@ -14,8 +18,9 @@ import torch
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
-from llama_index_ziprerank.reranking.features import PageFeatures
+from llama_index_ziprerank.reranking.features import PageFeatures, kept_deepstack
 from llama_index_ziprerank.reranking.inputs import RankingPrompt
+from llama_index_ziprerank.reranking.positions import rope_positions
 
 PruningMode = Literal["prompt", "query"]
 """What patches are compared with: all prompt text before the first image (as released), or the query alone."""
@@ -29,6 +34,7 @@ class WindowInputs:
     position_ids: torch.Tensor  # (3, L') int64: M-RoPE positions in time, height and width
     merged: torch.Tensor  # (V', D)
     deepstack: tuple[torch.Tensor, ...]  # (V', D) each
+    visual_columns: torch.Tensor  # (V',) int64: where in the sequence the visual tokens stand
     identifier_ids: torch.Tensor  # (N,) int64
     read_position: int
 
@@ -42,6 +48,11 @@ def check_pruning(keep_ratio: float, pruning: str) -> None:
         )
     if pruning not in get_args(PruningMode):
         raise ValueError(f"pruning is one of {', '.join(map(repr, get_args(PruningMode)))}, got {pruning!r}.")
+
+
+def kept_counts(counts: Sequence[int], keep_ratio: float) -> list[int]:
+    """Return how many of each page's visual tokens are kept: ``max(1, round(keep_ratio * P))`` of P."""
+    return [max(1, round(keep_ratio * count)) for count in counts]
 
 
 def window_inputs(
@@ -59,21 +70,33 @@ def window_inputs(
     """
     check_pruning(keep_ratio, pruning)
     merged = torch.cat([page.merged for page in features])  # (V, D)
-    deepstack = tuple(torch.cat(layer) for layer in zip(*(page.deepstack for page in features), strict=True))
-    position_ids, _ = model.model.get_rope_index(
-        prompt.input_ids[None], prompt.mm_token_type_ids[None], image_grid_thw=prompt.image_grid_thw
-    )  # (3, 1, L), of the full sequence
-    input_ids, position_ids = prompt.input_ids.to(merged.device), position_ids[:, 0].to(merged.device)
-    if keep_ratio < 1:
-        text_ids = prompt.text_ids if pruning == "prompt" else prompt.query_ids
-        with torch.no_grad():  # what is kept is no matter of degree; gradients pass through the features alone
-            scores = score_patches(merged, _embed(model, text_ids, pruning))
-            kept = keep_best(scores, prompt.visual_counts, keep_ratio)  # (V,)
-        is_kept = torch.ones_like(input_ids, dtype=torch.bool)
-        is_kept[prompt.is_visual.to(is_kept.device)] = kept
-        input_ids, position_ids = input_ids[is_kept], position_ids[:, is_kept]
-        merged, deepstack = merged[kept], tuple(layer[kept] for layer in deepstack)
-    return WindowInputs(input_ids, position_ids, merged, deepstack, prompt.identifier_ids, len(input_ids) - 1)
+    device = merged.device
+    positions = rope_positions(prompt.is_visual, prompt.image_grid_thw, model.config.vision_config.spatial_merge_size)
+    if keep_ratio == 1:
+        deepstack = tuple(torch.cat(layer) for layer in zip(*(page.deepstack for page in features), strict=True))
+        columns = prompt.is_visual.nonzero()[:, 0]
+        ids, positions, columns, letters = _to(device, prompt.input_ids, positions, columns, prompt.identifier_ids)
+        return WindowInputs(ids, positions, merged, deepstack, columns, letters, prompt.read_position)
+    with torch.no_grad():  # what is kept is no matter of degree; gradients pass through the features alone
+        text = _embed(model, prompt.text_ids if pruning == "prompt" else prompt.query_ids, pruning, device)
+        is_kept = keep_best(score_patches(merged, text), prompt.visual_counts, keep_ratio)  # (V,)
+    quotas = kept_counts(prompt.visual_counts, keep_ratio)
+    kept = (~is_kept).byte().argsort(stable=True)[: sum(quotas)]  # (V'), ascending, and of known length
+    slots = _slots(prompt, quotas)  # (L',)
+    columns = prompt.is_visual[slots].nonzero()[:, 0]
+    of_pages = positions[:, prompt.is_visual]  # (3, V)
+    ids, positions, of_pages, columns, letters = _to(
+        device, prompt.input_ids[slots], positions[:, slots], of_pages, columns, prompt.identifier_ids
+    )
+    return WindowInputs(
+        input_ids=ids,
+        position_ids=positions.index_copy(1, columns, of_pages[:, kept]),
+        merged=merged[kept],
+        deepstack=kept_deepstack(features, kept, quotas),
+        visual_columns=columns,
+        identifier_ids=letters,
+        read_position=len(slots) - 1,
+    )
 
 
 def score_patches(patches: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -87,20 +110,48 @@ def keep_best(scores: torch.Tensor, counts: Sequence[int], keep_ratio: float) ->
 
     ``counts`` holds P of every page, in order. Of equal scores the earlier token is kept.
     """
-    sizes = torch.tensor(counts, device=scores.device)  # (N,)
-    quotas = torch.tensor([max(1, round(keep_ratio * count)) for count in counts], device=scores.device)
-    in_page = torch.arange(max(counts), device=scores.device) < sizes[:, None]  # (N, max P)
-    table = scores.new_full(in_page.shape, -torch.inf).masked_scatter(in_page, scores)
-    best_first = table.argsort(dim=1, descending=True, stable=True)
+    sizes, longest = torch.tensor(counts), max(counts)
+    starts = sizes.cumsum(0) - sizes  # (N,)
+    within = torch.arange(longest)
+    tokens = torch.where(within < sizes[:, None], starts[:, None] + within, len(scores))  # (N, longest P)
+    page = torch.arange(len(counts)).repeat_interleave(sizes)  # (V,)
+    cells = torch.arange(len(page)) + (torch.arange(len(counts)) * longest - starts)[page]  # (V,): of that table
+    quotas = torch.tensor(kept_counts(counts, keep_ratio))
+    tokens, cells, quotas = _to(scores.device, tokens, cells, quotas)
+    padded = torch.cat([scores, scores.new_full((1,), -torch.inf)])
+    best_first = padded[tokens].argsort(dim=1, descending=True, stable=True)
     places = best_first.argsort(dim=1)  # the inverse permutation: each token's place in its page
-    return (places < quotas[:, None])[in_page]
+    return (places < quotas[:, None]).flatten()[cells]
 
 
-def _embed(model: Qwen3VLForConditionalGeneration, ids: torch.Tensor, pruning: PruningMode) -> torch.Tensor:
+def _slots(prompt: RankingPrompt, quotas: Sequence[int]) -> torch.Tensor:
+    """Find the prompt tokens that make a sequence of the pruned length: all text, a page's first ``quota``. (L',)"""
+    counts = torch.tensor(prompt.visual_counts)
+    place = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)  # (V,)
+    stays = torch.ones_like(prompt.is_visual)
+    stays[prompt.is_visual] = place < torch.tensor(quotas).repeat_interleave(counts)
+    return stays.nonzero()[:, 0]
+
+
+def _to(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Send int64 tensors from the host in one copy, for which a GPU's host does not wait."""
+    if device.type == "cpu":
+        return list(tensors)
+    packed = torch.cat([tensor.flatten() for tensor in tensors])
+    if device.type == "cuda":
+        packed = packed.pin_memory()
+    parts = packed.to(device, non_blocking=True).split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _embed(
+    model: Qwen3VLForConditionalGeneration, ids: torch.Tensor, pruning: PruningMode, device: torch.device
+) -> torch.Tensor:
     """Embed each different token once: a maximum does not count repetitions. (T,) -> (at most T, D)."""
     if not len(ids):
         raise ValueError(
             f"The tokenizer finds no token in the {pruning} to compare pages with. "
             'Use pruning="prompt" or keep_ratio=1.0.'
         )
-    return model.get_input_embeddings()(ids.unique().to(model.device))
+    [different] = _to(device, ids.unique())
+    return model.get_input_embeddings()(different)

@@ -1,80 +1,63 @@
 """`ListwiseReranker`: a query and its candidate pages in, a `Ranking` out."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import torch
-from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from llama_index_ziprerank.reranking.features import PageFeatures, page_features
-from llama_index_ziprerank.reranking.inputs import PagePatches, build_ranking_prompt, prepare_page
+from llama_index_ziprerank.reranking.batching import Batcher, OutOfMemoryError, Steps
+from llama_index_ziprerank.reranking.feature_cache import DiskCost, FeatureCache, cached_features, fill_cache
+from llama_index_ziprerank.reranking.features import PageFeatures, prepared_ahead, stream_page_features
+from llama_index_ziprerank.reranking.inputs import PagePatches, prepare_page
 from llama_index_ziprerank.reranking.loading import load_model, load_processor
-from llama_index_ziprerank.reranking.pruning import PruningMode, WindowInputs, check_pruning, window_inputs
+from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, PageSource, checkpoint_key
+from llama_index_ziprerank.reranking.pruning import PruningMode
+from llama_index_ziprerank.reranking.quantization import Quantization
+from llama_index_ziprerank.reranking.ranking import Ranking, RankingOptions, ranking_steps
 from llama_index_ziprerank.reranking.scoring import identifier_logits
-from llama_index_ziprerank.reranking.windows import check_window, slide
+from llama_index_ziprerank.reranking.windows import Strategy
 
 
 class RerankMemoryError(RuntimeError):
     """The device has too little memory for the request; the message says what to lower."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The candidates of one query, ranked. ``logits``, ``scores`` and ``window_of`` are indexed by candidate."""
+BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 16_384}
+"""Tokens that one forward pass of several windows reads at most; a longer window runs alone.
 
-    order: list[int]
-    """Candidates, best first."""
-    logits: list[float]
-    """Raw logit of each candidate's letter, in the last window that it took part in."""
-    scores: list[float]
-    """Softmax of the logits over that window's letters; over several windows capped, never to rise along `order`."""
-    window_of: list[int]
-    """Number of that window, from 0 in the order of the forward passes (the last window holds the best candidates)."""
-    sequence_length: int
-    """Tokens that the language model read, summed over windows."""
-    visual_tokens: int
-    """How many of these were visual tokens."""
-
-
-class _Tally:
-    """What the forward passes of one request have given so far."""
-
-    def __init__(self, n: int) -> None:
-        self.logits = [0.0] * n
-        self.scores = [0.0] * n
-        self.window_of = [0] * n
-        self.windows = self.sequence_length = self.visual_tokens = 0
-
-    def enter(self, candidates: Sequence[int], logits: torch.Tensor, inputs: WindowInputs) -> None:
-        """Note one window's outcome; a candidate's later windows replace its earlier ones."""
-        for i, logit, score in zip(candidates, logits.tolist(), logits.softmax(dim=0).tolist(), strict=True):
-            self.logits[i], self.scores[i], self.window_of[i] = logit, score, self.windows
-        self.windows += 1
-        self.sequence_length += len(inputs.input_ids)
-        self.visual_tokens += len(inputs.merged)
-
-    def ranking(self, order: list[int]) -> Ranking:
-        """Close the request; scores are capped along ``order``."""
-        scores = list(self.scores)
-        for better, worse in pairwise(order):
-            scores[worse] = min(scores[worse], scores[better])
-        return Ranking(order, self.logits, scores, self.window_of, self.sequence_length, self.visual_tokens)
+A CPU is busy with one window of pages already: there, batches are for short ones.
+"""
 
 
 class ListwiseReranker:
-    """Ranks up to 20 page images in one forward pass of a Qwen3-VL checkpoint, longer lists by a sliding window.
+    """Ranks up to 20 page images in one forward pass of a Qwen3-VL checkpoint, longer lists by several.
 
-    Calls from several threads are safe: they take turns.
+    Calls from several threads are safe, and run together (see `batching.py`).
     """
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, name: str = "") -> None:
+    def __init__(
+        self,
+        model: Qwen3VLForConditionalGeneration,
+        processor: Qwen3VLProcessor,
+        name: str = "",
+        *,
+        cache: FeatureCache | None = None,
+        skip_blank: bool = False,
+        batch_tokens: int | None = None,
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.name = name or str(model.name_or_path)
+        self.cache = cache
+        self.skip_blank = skip_blank
         self._turn = threading.Lock()
+        self._batcher = Batcher(
+            lambda windows: identifier_logits(self.model, windows),
+            self._turn,
+            batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"]),
+        )
 
     @classmethod
     def from_pretrained(
@@ -83,6 +66,11 @@ class ListwiseReranker:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         attn_implementation: str | None = None,
+        *,
+        cache: FeatureCache | None = None,
+        skip_blank: bool = False,
+        quantization: Quantization | None = None,
+        batch_tokens: int | None = None,
     ) -> "ListwiseReranker":
         """Load a checkpoint: ``"nano"``, a folder, or a name on the Hugging Face Hub.
 
@@ -91,93 +79,130 @@ class ListwiseReranker:
             device: default: cuda, else mps, else cpu, whichever is there.
             dtype: such as ``"bfloat16"``. Default: the checkpoint's own; float32 on a CPU.
             attn_implementation: one of transformers' (``"sdpa"``, ``"flash_attention_2"``, ``"eager"``).
+            cache: where vision features are looked up before the tower runs, and kept after.
+            skip_blank: leave blank parts of pages out of the vision tower (see `page_features`): faster, other scores.
+            quantization: smaller weights for the language model (`Quantization`); needs torchao.
+            batch_tokens: tokens that one forward pass reads at most when windows or calls run together
+                (`BATCH_TOKENS`).
 
         Raises:
             FileNotFoundError: when a folder is named that does not exist.
-            ValueError: when the checkpoint is not a Qwen3-VL, lacks weights, or its tokenizer lacks the identifiers.
+            ImportError: when ``quantization`` is asked for and torchao is missing.
+            ValueError: when the checkpoint is not a Qwen3-VL, lacks weights, or its tokenizer lacks the identifiers;
+                when the device cannot do what ``quantization`` asks for.
         """
-        model = load_model(name_or_path, device, dtype, attn_implementation)
-        return cls(model, load_processor(name_or_path), name_or_path)
+        model = load_model(name_or_path, device, dtype, attn_implementation, quantization)
+        processor = load_processor(name_or_path)
+        return cls(model, processor, name_or_path, cache=cache, skip_blank=skip_blank, batch_tokens=batch_tokens)
 
-    def encode_pages(self, images: Sequence[Image.Image]) -> list[PageFeatures]:
+    def encode_pages(self, images: Sequence[PageSource]) -> list[PageFeatures]:
         """Run the vision tower once for pages that several queries will ask about; `rerank` takes the outcome."""
         with self._turn:
-            return page_features(self.model, self._prepared(images))
+            return self._features(images)
+
+    @cached_property
+    def cache_key(self) -> CheckpointKey:
+        """Name the checkpoint in a cache, by its weights at the first use of the cache."""
+        return checkpoint_key(self.model, self.processor, skip_blank=self.skip_blank)
+
+    def cache_cost(self, images: Iterable[PageSource]) -> DiskCost:
+        """Return what `cache_pages` will write for these pages, from their sizes alone.
+
+        Raises:
+            ValueError: when there is no cache.
+        """
+        return self._cache().cost(self.cache_key, self.processor, images)
+
+    def cache_pages(self, images: Iterable[PageSource]) -> int:
+        """Put the features of pages into the cache that it lacks; return how many these were.
+
+        Pages are read as they are needed, so the list may be longer than memory.
+
+        Raises:
+            ValueError: when there is no cache.
+        """
+        cache = self._cache()
+        with self._turn:
+            return fill_cache(cache, self.cache_key, images, self._look)
 
     def rerank(
         self,
         query: str,
-        images: Sequence[Image.Image | PageFeatures],
+        images: Sequence[PageSource | PageFeatures],
         keep_ratio: float = 1.0,
         pruning: PruningMode = "prompt",
         window: int = 20,
         stride: int = 10,
+        *,
+        strategy: Strategy = "sliding",
+        permutations: int = 1,
+        cancelled: threading.Event | None = None,
     ) -> Ranking:
         """Rank page images, or what `encode_pages` made of them, by their relevance to ``query``.
 
         Args:
             query: the question, in the user's words.
             images: the candidate pages, best guess first; scaled down to 1024 pixels where larger. Pages that are
-                asked about again and again may be given as features: the vision tower then stays out of the query.
+                asked about again and again may be given as features: the vision tower then stays out of the query. So
+                it does for images that the cache knows; as `PageFile` these are not even decoded.
             keep_ratio: part of each page's visual tokens that the language model reads, above 0 and at most 1.
             pruning: what visual tokens are compared with when some are dropped (`PruningMode`).
             window: pages in one forward pass, 2 to 20.
-            stride: pages by which the window moves towards the front of a longer list, below ``window``.
+            stride: pages by which the window moves towards the front of a longer list, below ``window``; top-down,
+                the rank in the first window that the other pages have to beat.
+            strategy: how a list longer than ``window`` is ranked (`Strategy`). The default is what the paper measured;
+                ``"parallel"`` orders as well in fewer sequential steps.
+            permutations: orders in which each window is read; logits are averaged. Better, at so many times the cost.
+            cancelled: set it, from another thread, to give the call up.
 
         Raises:
             ValueError: for an empty list, a blank query, or an option out of its bounds.
-            RerankMemoryError: when the device runs out of memory.
+            RerankMemoryError: when the device runs out of memory, with this call alone on it.
+            concurrent.futures.CancelledError: once ``cancelled`` is set.
         """
-        check_pruning(keep_ratio, pruning)
-        check_window(window, stride)
+        options = RankingOptions(keep_ratio, pruning, window, stride, strategy, permutations)
         if not len(images):
             raise ValueError("There is no page to rank: `images` is empty. Pass at least one.")
         if not query.strip():
             raise ValueError(f"Pages are ranked by a query, got a blank one: {query!r}. Pass the question as text.")
-        with self._turn:
-            try:
-                return self._rerank(query, images, keep_ratio, pruning, window, stride)
-            except torch.OutOfMemoryError as error:
-                reason = str(error)
+
+        def start() -> Steps[Ranking]:
+            return ranking_steps(self.model, self.processor, query, self._features(images), options)
+
+        try:
+            return self._batcher.run(start, cancelled)
+        except OutOfMemoryError as error:
+            reason = str(error)
         raise RerankMemoryError(  # outside the handler, so that no traceback keeps the tensors alive
             f"Out of memory on {self.model.device} ({self.model.dtype}) with {len(images)} pages, {window} in a "
             f"window, keep_ratio {keep_ratio}. Lower keep_ratio or window, or load with dtype='bfloat16'. "
             f"The device said: {reason}"
         )
 
-    def _rerank(
-        self,
-        query: str,
-        images: Sequence[Image.Image | PageFeatures],
-        keep_ratio: float,
-        pruning: PruningMode,
-        window: int,
-        stride: int,
-    ) -> Ranking:
-        features = self._features(images)
-        tally = _Tally(len(images))
-
-        def rank(candidates: Sequence[int]) -> list[int]:
-            pages = [features[i] for i in candidates]
-            prompt = build_ranking_prompt(self.processor, query, [page.grid for page in pages])
-            inputs = window_inputs(self.model, prompt, pages, keep_ratio=keep_ratio, pruning=pruning)
-            [logits] = identifier_logits(self.model, [inputs])
-            tally.enter(candidates, logits, inputs)
-            return [candidates[i] for i in logits.argsort(descending=True, stable=True).tolist()]
-
-        return tally.ranking(slide(len(images), window, stride, rank))
-
-    def _features(self, pages: Sequence[Image.Image | PageFeatures]) -> list[PageFeatures]:
-        images = [page for page in pages if not isinstance(page, PageFeatures)]
-        fresh = iter(page_features(self.model, self._prepared(images)))
+    def _features(self, pages: Sequence[PageSource | PageFeatures]) -> list[PageFeatures]:
+        unseen = [(i, page) for i, page in enumerate(pages) if not isinstance(page, PageFeatures)]
+        if self.cache is None:
+            fresh = iter(self._look(unseen))
+        else:
+            fresh = iter(cached_features(self.cache, self.cache_key, unseen, self._look))
         return [page if isinstance(page, PageFeatures) else next(fresh) for page in pages]
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Iterator[PagePatches]:
-        for i, image in enumerate(images):
-            try:
-                yield prepare_page(self.processor, image)
-            except ValueError as error:
-                raise ValueError(
-                    f"Page {i} of the given list (from 0), {image.width}x{image.height} pixels, is none that the model "
-                    f"can read: {error}. Leave it out."
-                ) from error
+    def _look(self, pages: Iterable[tuple[int, PageSource]]) -> Iterator[PageFeatures]:
+        """Run the vision tower over pages, each with its place in the given list."""
+        return stream_page_features(self.model, prepared_ahead(self._prepare, pages), skip_blank=self.skip_blank)
+
+    def _prepare(self, page: tuple[int, PageSource]) -> PagePatches:
+        i, source = page
+        image = source.image() if isinstance(source, PageFile) else source
+        try:
+            return prepare_page(self.processor, image)
+        except ValueError as error:
+            raise ValueError(
+                f"Page {i} of the given list (from 0), {image.width}x{image.height} pixels, is none that the model "
+                f"can read: {error}. Leave it out."
+            ) from error
+
+    def _cache(self) -> FeatureCache:
+        if self.cache is None:
+            raise ValueError("This reranker has no cache. Load it with cache=FeatureCache(folder).")
+        return self.cache

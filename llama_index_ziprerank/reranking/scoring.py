@@ -4,8 +4,12 @@ Only the letters' rows of the language-model head are used, at the read position
 head. Letters: B windows, L tokens of the longest, N pages of a window, D width of the language model.
 
 Shorter windows are padded on the right, behind their read position. Attention is causal, so nothing that is read can
-see the padding, and the attention mask may stay all ones: transformers then materialises no (L, L) mask (sdpa and
-FlashAttention run with ``is_causal``) and does not take gaps in the positions for the seams of packed sequences.
+see the padding, and no attention mask is needed: transformers then materialises no (L, L) mask (sdpa and FlashAttention
+run with ``is_causal``). Packing windows into one long row instead would need such a mask wherever FlashAttention's
+variable lengths are missing. `batching.py` keeps the padding small.
+
+The language model is called with embedded inputs: transformers' own joining of text and visual tokens
+(``Qwen3VLModel.forward``) stops the host several times to count and find tokens whose places are known here.
 """
 
 from collections.abc import Sequence
@@ -36,12 +40,13 @@ def identifier_logits(model: Qwen3VLForConditionalGeneration, windows: Sequence[
     Raises:
         FloatingPointError: when a logit is not finite.
     """
-    logits = [scores.cpu() for scores in window_logits(model, windows)]
-    if not all(scores.isfinite().all() for scores in logits):
+    counts = [len(window.identifier_ids) for window in windows]
+    logits = torch.cat(window_logits(model, windows)).cpu()
+    if not logits.isfinite().all():
         raise FloatingPointError(
             f"The reranker's logits are not finite in {model.dtype}. Load it with dtype='bfloat16' or 'float32'."
         )
-    return logits
+    return list(logits.split(counts))
 
 
 def forward_arguments(
@@ -71,4 +76,33 @@ def forward_arguments(
 
 
 def _hidden_states(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> torch.Tensor:
-    return model.model(**forward_arguments(windows)).last_hidden_state
+    """Run the language model, without its head: B windows -> (B, L, D)."""
+    padding = windows[0].input_ids[-1:]  # any text token will do: nothing reads it
+    length = max(len(window.input_ids) for window in windows)
+    input_ids = torch.stack([_pad(window.input_ids, padding, length) for window in windows])  # (B, L)
+    position_ids = torch.stack([_pad(w.position_ids, w.position_ids[:, -1:], length) for w in windows], 1)  # (3, B, L)
+    columns = torch.cat([window.visual_columns + row * length for row, window in enumerate(windows)])
+
+    def place(text: torch.Tensor, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Put the visual tokens of all windows in their columns: (B * L, D) -> (B, L, D)."""
+        return text.index_copy(0, columns, torch.cat(list(layers)).to(text.dtype)).view(len(windows), length, -1)
+
+    embedded = model.get_input_embeddings()(input_ids).flatten(0, 1)  # (B * L, D)
+    deepstack = [
+        place(torch.zeros_like(embedded), layers) for layers in zip(*(w.deepstack for w in windows), strict=True)
+    ]
+    output = model.model.language_model(
+        inputs_embeds=place(embedded, [window.merged for window in windows]),
+        position_ids=position_ids,
+        # the features are spread over whole rows, so the rows' numbers serve as the index of what they are added to
+        visual_pos_masks=torch.arange(len(windows), device=input_ids.device),
+        deepstack_visual_embeds=deepstack,
+        use_cache=False,
+    )
+    return output.last_hidden_state
+
+
+def _pad(tokens: torch.Tensor, padding: torch.Tensor, length: int) -> torch.Tensor:
+    """Repeat ``padding`` behind ``tokens`` up to ``length``: (..., L') -> (..., length)."""
+    missing = length - tokens.shape[-1]
+    return torch.cat([tokens, padding.expand(*tokens.shape[:-1], missing)], dim=-1)

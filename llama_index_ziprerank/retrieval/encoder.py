@@ -10,11 +10,15 @@ Letters: N vectors, D width.
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from math import isqrt
 from threading import Lock
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from colpali_engine.compression.token_pooling import HierarchicalTokenPooler
 from PIL import Image
@@ -28,7 +32,21 @@ _PIXELS_A_BATCH = {"cuda": 16_000_000, "mps": 4_000_000, "cpu": 2_000_000}
 """A page of A4 at 150 dpi has 2.2 million pixels. A CPU gains nothing from batches; a GPU that cannot hold one
 halves it."""
 
+_SQUARE = ("ColPali", "ColGemma3")  # families that squeeze every page into one square of patches
+
 _SAMPLE = 32  # weights of every parameter that enter the fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class PatchVectors:
+    """A page's vectors, and which of them belong to its patches: R rows and C columns, row by row."""
+
+    vectors: Vectors
+    """(N, D) float32, never pooled."""
+    is_patch: npt.NDArray[np.bool_]
+    """(N,), true R * C times."""
+    shape: tuple[int, int]
+    """(R, C)."""
 
 
 class MultiVectorEncoder:
@@ -112,6 +130,26 @@ class MultiVectorEncoder:
         budget = _PIXELS_A_BATCH.get(self.model.device.type, _PIXELS_A_BATCH["cpu"])
         for batch in _batches(images, batch_size, budget):
             yield from self._encode_shrinking(batch)
+
+    def encode_patches(self, image: Image.Image) -> PatchVectors | None:
+        """Encode one page and tell its patches' vectors from those of its prompt.
+
+        Returns:
+            None for a model that cuts a page into tiles (Idefics3, ModernVBERT): its patches form no single grid.
+        """
+        with self._lock:
+            batch = self.processor.process_images([image])
+            is_patch = (batch["input_ids"][0] == self.model.config.image_token_id).numpy()
+            shape = self._patch_grid(batch, int(is_patch.sum()))
+            return None if shape is None else PatchVectors(_to_numpy(self._forward(batch)[0]), is_patch, shape)
+
+    def _patch_grid(self, batch: Any, patches: int) -> tuple[int, int] | None:
+        """Rows and columns: of the Qwen family from the processor, of a SigLIP tower over the whole page a square."""
+        if "image_grid_thw" in batch:
+            merge = self.processor.image_processor.merge_size
+            _, height, width = batch["image_grid_thw"][0].tolist()
+            return height // merge, width // merge
+        return (isqrt(patches), isqrt(patches)) if self.family in _SQUARE else None
 
     def encode_queries(self, queries: Sequence[str]) -> list[Vectors]:
         """Return one (N, D) float32 array a question.

@@ -60,7 +60,10 @@ def load(name_or_path: str, device: str, dtype: torch.dtype | str) -> tuple[Fami
     if config is None and base is not None:
         config = _read_json(base, "config.json")
     if config is None:
-        raise RetrieverError(f"{name_or_path!r} has no config.json (nor an adapter_config.json that names its base).")
+        raise RetrieverError(
+            f"{name_or_path!r} has no config.json (nor an adapter_config.json that names its base), or the Hugging "
+            "Face Hub cannot be reached. Check the name, the network and HF_HUB_OFFLINE."
+        )
     family = _family(name_or_path, config)
     if adapter and not _has(path, "adapter_model.safetensors"):
         raise RetrieverError(f"The adapter {name_or_path!r} has no adapter_model.safetensors; no other format is read.")

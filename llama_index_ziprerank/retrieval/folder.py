@@ -1,60 +1,25 @@
-"""The folder of an index: ``index.json`` (format and model), ``images/`` (one PNG a page), ``store/`` (the vectors).
+"""The folder of an index: ``index.json`` (see ``manifest.py``), ``images/`` (one PNG a page), ``store/`` (the vectors).
 
-Every file is written whole or not at all, and names inside are relative, so the folder can be moved.
+Every file is written whole or not at all, and names inside are relative, so the folder can be moved. Two more files
+come and go: ``index.lock`` is held while the index is open, ``unfinished`` lies there from the first change to closing.
+A process that is killed leaves the second one behind, and the next to open the index clears up.
 """
 
 import hashlib
-import json
-import os
 import re
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-_FORMAT = 1
+from filelock import FileLock
 
+from llama_index_ziprerank.retrieval.disk import disk_errors, lock, write_whole
+from llama_index_ziprerank.retrieval.manifest import Manifest
+from llama_index_ziprerank.retrieval.store import StoreError
 
-@dataclass(frozen=True)
-class Manifest:
-    """What ``index.json`` says."""
-
-    model: str
-    """Name or folder of the retriever, as given."""
-    family: str
-    fingerprint: str
-    """See ``MultiVectorEncoder.fingerprint``."""
-    pool_factor: int
-    has_vectors: bool
-    """False: the vectors lie outside of the folder, on a Qdrant server."""
-    format: int = _FORMAT
-
-    def check_same_model(self, other: "Manifest", folder: Path) -> None:
-        """Check that ``other`` describes the model that built the index.
-
-        Raises:
-            ValueError: naming both models.
-        """
-        if self.fingerprint != other.fingerprint:
-            raise ValueError(
-                f"The index {folder} was built with {self.model!r} ({self.family}, {self.fingerprint}), and "
-                f"{other.model!r} ({other.family}, {other.fingerprint}) is another: their vectors do not mix. "
-                "Load the index with the model that built it, or build it again in another folder."
-            )
-
-    def check_store(self, *, is_given: bool, folder: Path) -> None:
-        """Check that a store is given exactly when the vectors lie outside of the folder.
-
-        Raises:
-            ValueError: saying where the vectors are.
-        """
-        if is_given and self.has_vectors:
-            raise ValueError(f"The vectors of {folder} are in the folder: leave `store` away.")
-        if not is_given and not self.has_vectors:
-            raise ValueError(
-                f"The vectors of {folder} are not in the folder. Say where: store=QdrantStore(url=..., collection=...) "
-                "from llama_index_ziprerank.retrieval.qdrant."
-            )
+_LOCK = "index.lock"
+_PART = ".part"
 
 
 class IndexFolder:
@@ -66,11 +31,24 @@ class IndexFolder:
         self.images = self.path / "images"
         self.store = self.path / "store"
         self._manifest = self.path / "index.json"
+        self._unfinished = self.path / "unfinished"
+        self._held: FileLock | None = None
+        self._workplace = self.path.with_name(f".{self.path.name}.ziprerank")
 
     @property
     def holds_index(self) -> bool:
         """Whether an index was begun here."""
         return self._manifest.exists()
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object keeps other processes out."""
+        return self._held is not None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether the last process that changed the index did not close it."""
+        return self._unfinished.exists()
 
     def check_free(self) -> None:
         """Check that nothing but an index would be written over.
@@ -78,32 +56,66 @@ class IndexFolder:
         Raises:
             ValueError: when the folder holds other files.
         """
-        if not self.holds_index and self.path.exists() and any(self.path.iterdir()):
+        if self.holds_index or not self.path.exists():
+            return
+        if not self.path.is_dir() or any(not _is_beginning(file) for file in self.path.iterdir()):
             raise ValueError(f"{self.path} holds files that are no index. Choose an empty or a new folder.")
 
-    def create(self, manifest: Manifest) -> None:
-        """Begin an index; the manifest comes first, so that an interrupted build is known for what it is."""
-        self.images.mkdir(parents=True, exist_ok=True)
-        _write_whole(self._manifest, json.dumps(asdict(manifest), indent=1).encode())
-
-    def manifest(self) -> Manifest:
-        """Read ``index.json``.
+    def check_exists(self) -> None:
+        """Check that an index was begun here.
 
         Raises:
-            FileNotFoundError: when there is none.
-            ValueError: when another version of this library wrote it.
+            FileNotFoundError: when it was not.
         """
         if not self.holds_index:
             raise FileNotFoundError(
                 f"{self.path} holds no index (no index.json). Build one with ColPaliIndex.from_documents."
             )
-        content = json.loads(self._manifest.read_text())
-        if content.get("format") != _FORMAT:
-            raise ValueError(
-                f"{self.path} holds an index of format {content.get('format')}, this version reads {_FORMAT}. "
-                "Build it again in another folder."
-            )
-        return Manifest(**content)
+
+    def lock(self) -> None:
+        """Keep other processes out until ``release``, or the end of this process; makes the folder.
+
+        Raises:
+            StoreError: when the index is open elsewhere, or the folder cannot be written.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._held = lock(self.path / _LOCK, self.path)
+
+    def release(self) -> None:
+        """Let other processes in; releasing twice is fine."""
+        if self._held is not None:
+            self._held.release()
+        self._held = None
+
+    def create(self, manifest: Manifest) -> None:
+        """Begin an index; the manifest comes first, so that an interrupted build is known for what it is."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            manifest.write(self._manifest)
+            self.images.mkdir(exist_ok=True)
+
+    def manifest(self) -> Manifest:
+        """Read ``index.json``; an index of an older format becomes one of this format.
+
+        Raises:
+            FileNotFoundError: when there is none.
+            ValueError: when it is damaged, or a newer version of this library wrote it.
+        """
+        self.check_exists()
+        with disk_errors(self.path):
+            manifest = Manifest.read(self._manifest)
+            self.images.mkdir(exist_ok=True)
+        return manifest
+
+    def begin_changes(self) -> None:
+        """Note that changes are under way."""
+        with disk_errors(self.path):
+            self._unfinished.touch()
+
+    def end_changes(self) -> None:
+        """Note that every image belongs to a page again."""
+        self._unfinished.unlink(missing_ok=True)
 
     def write_image(self, page_id: str, digest: str, png: bytes) -> str:
         """Store a page's image; return its file name.
@@ -114,27 +126,99 @@ class IndexFolder:
         plain = re.fullmatch(r"[0-9a-f][0-9a-f-]{0,63}", page_id)
         name = page_id if plain else "id-" + hashlib.sha256(page_id.encode(errors="surrogatepass")).hexdigest()[:32]
         file_name = f"{name}.{digest[:8]}.png"
-        _write_whole(self.images / file_name, png)
+        with disk_errors(self.path):
+            write_whole(self.images / file_name, png)
         return file_name
 
     def remove_images(self, file_names: Iterable[str | None]) -> None:
         """Remove images; None (a page without one) and missing files are fine."""
         for name in file_names:
             if name is not None:
-                (self.images / name).unlink(missing_ok=True)
+                (self.images / checked_image_name(name)).unlink(missing_ok=True)
 
-    def replace(self, new: "IndexFolder", old: Path) -> None:
-        """Put ``new`` in this folder's place, moving what was there to ``old``; all on one file system."""
-        if self.path.exists():
-            self.path.rename(old)
-        new.path.rename(self.path)
+    def sweep(self, kept: set[str | None]) -> None:
+        """Remove what a killed process left: images other than ``kept``, and halves of files."""
+        for file in (*self.images.iterdir(), *self.path.glob(f"*{_PART}")):
+            if file.name not in kept:
+                file.unlink()
 
     def copy_images_to(self, other: "IndexFolder") -> None:
         """Copy all page images."""
-        shutil.copytree(self.images, other.images, dirs_exist_ok=True)
+        with disk_errors(other.path):
+            shutil.copytree(self.images, other.images, dirs_exist_ok=True)
+
+    @contextmanager
+    def replacement(self) -> Iterator["IndexFolder"]:
+        """Give a new folder to fill; afterwards it takes this one's place, and what was here is gone.
+
+        Whatever stops it, this folder holds the old index or the whole new one (after ``finish_replacing``).
+
+        Raises:
+            StoreError: when the index here is open, or another process is replacing it.
+        """
+        with self._in_workplace() as workplace, ExitStack() as locked:
+            if self.holds_index:
+                self.lock()
+                locked.callback(self.release)
+            new = IndexFolder(workplace / "new")
+            yield new
+            old = workplace / "old"
+            with disk_errors(self.path):
+                if self.path.exists():
+                    self.path.rename(old)
+                try:
+                    new.path.rename(self.path)
+                except BaseException:
+                    if old.exists():
+                        old.rename(self.path)
+                    raise
+
+    def finish_replacing(self) -> None:
+        """Put the new index in place, when a process was killed just before that; else do nothing."""
+        if (self._workplace / "old").exists():
+            with self._in_workplace():
+                pass
+
+    @contextmanager
+    def _in_workplace(self) -> Iterator[Path]:
+        """Take the folder beside this one where a replacement is made, first finishing an interrupted one."""
+        with disk_errors(self.path):
+            self._workplace.mkdir(parents=True, exist_ok=True)
+        held = lock(self._workplace / _LOCK, self.path)
+        new, old = self._workplace / "new", self._workplace / "old"
+        try:
+            if old.exists() and not self.path.exists():
+                new.rename(self.path)
+            _remove(new, old)
+            yield self._workplace
+        finally:
+            _remove(new, old)
+            with suppress(OSError):  # another process may be about to take the place
+                (self._workplace / _LOCK).unlink()
+                self._workplace.rmdir()
+            held.release()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+def checked_image_name(name: str) -> str:
+    """Return the name of a page's image if ``write_image`` may have given it: no path, and nothing hidden.
+
+    Raises:
+        StoreError: for any other; such a record did not come from this library.
+    """
+    if not re.fullmatch(r"[0-9a-z][0-9a-z.-]*\.png", name):
+        raise StoreError(
+            f"A page's image is said to be {name[:200]!r}, which is no file of an index. "
+            "The store was not written by this library; do not use it."
+        )
+    return name
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _is_beginning(file: Path) -> bool:
+    """Whether a process that was killed before it wrote ``index.json`` may have left this file."""
+    return file.name == _LOCK or (file.name.startswith("index.json.") and file.name.endswith(_PART))

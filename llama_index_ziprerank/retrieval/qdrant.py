@@ -5,36 +5,36 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-from llama_index_ziprerank.retrieval.store import (
+from llama_index_ziprerank.retrieval.points import (
     DOCUMENT_ID,
-    AllMatch,
-    AnyOf,
-    Hit,
-    IsEmpty,
-    PageFilter,
+    PAGES_A_LISTING,
+    Condition,
+    PointStore,
+    point_payload,
+)
+from llama_index_ziprerank.retrieval.store import (
     PageRecord,
     Range,
     Scalar,
-    SomeMatch,
     StoredPage,
     StoreError,
     Vectors,
-    by_score,
-    check_query,
-    check_vectors,
     json_path,
     point_id,
 )
 
 _UPSERT = 8  # pages a request: a page of 1,024 vectors is about 2 MB of JSON, a server takes 32 MB
-_SCROLL = 256  # pages listed at a time
+_CONFLICT = 409  # HTTP
 
 
-class QdrantStore:
+class QdrantStore(PointStore):
     """``PageStore`` over one collection, which is created when the first page is added."""
 
     def __init__(
@@ -47,90 +47,66 @@ class QdrantStore:
     ) -> None:
         """Connect to ``url``, or use ``client``, which then stays the caller's to close.
 
+        ``api_key`` is handed to the client and kept nowhere else.
+
         Raises:
-            ValueError: unless exactly one of ``url`` and ``client`` is given.
-            StoreError: when ``collection`` exists and does not hold pages as this store writes them.
+            ValueError: unless exactly one of ``url`` and ``client`` is given, and for a user or password in ``url``,
+                which Qdrant does not know.
+            StoreError: when the server cannot be reached or refuses, and when ``collection`` exists and does not hold
+                pages as this store writes them.
         """
         if (url is None) == (client is None):
             raise ValueError("Pass either url=... or client=... to QdrantStore, and not both.")
+        if url is not None and "@" in url:
+            raise ValueError("Qdrant takes no user and password in its URL. Pass api_key=... instead.")
+        super().__init__()
         self.collection = collection
+        self.words = _ServerWords()
+        self._place = "" if url is None else f" at {url}"
         self._owned = client is None
-        self._client = client if client is not None else QdrantClient(url=url, api_key=api_key)
-        self._closed = False
-        self._width = self._stored_width()
-
-    def add(self, records: Sequence[PageRecord]) -> None:
-        """See ``PageStore.add``."""
-        self._check_open()
-        width = self._width
-        for record in records:
-            check_vectors(record.id, record.vectors, width)
-            width = record.vectors.shape[1]
-        if width is None:
-            return
-        if self._width is None:
-            self._create(width)
-        remaining = iter(records)
-        while batch := list(islice(remaining, _UPSERT)):
-            self._client.upsert(self.collection, [_point(record) for record in batch], wait=True)
-
-    def delete(self, document_ids: Sequence[str]) -> None:
-        """See ``PageStore.delete``."""
-        self._check_open()
-        if self._width is None or not document_ids:
-            return
-        condition = models.FieldCondition(key=json_path(DOCUMENT_ID), match=models.MatchAny(any=list(document_ids)))
-        self._client.delete(self.collection, models.FilterSelector(filter=models.Filter(must=[condition])), wait=True)
-
-    def search(self, query: Vectors, top_k: int, page_filter: PageFilter | None = None) -> list[Hit]:
-        """See ``PageStore.search``."""
-        self._check_open()
-        if self._width is None:
-            return []
-        check_query(query, top_k, self._width)
-        found = self._client.query_points(
-            self.collection,
-            query=query.tolist(),
-            limit=top_k,
-            query_filter=_translate(page_filter),
-            search_params=models.SearchParams(exact=True),
-        ).points
-        return by_score(
-            [Hit(p.payload["id"], p.payload["document_id"], p.score, p.payload["payload"]) for p in found if p.payload]
-        )
-
-    def fetch(self, ids: Sequence[str]) -> list[StoredPage]:
-        """See ``PageStore.fetch``."""
-        self._check_open()
-        if self._width is None:
-            return []
-        points = [str(point_id(name)) for name in ids]
-        return _stored(self._client.retrieve(self.collection, points, with_payload=True))
-
-    def pages(self, page_filter: PageFilter | None = None) -> Iterator[StoredPage]:
-        """See ``PageStore.pages``."""
-        self._check_open()
-        where, offset = _translate(page_filter), None
-        while self._width is not None:
-            records, offset = self._client.scroll(
-                self.collection, scroll_filter=where, limit=_SCROLL, offset=offset, with_payload=True
-            )
-            yield from _stored(records)
-            if offset is None:
-                return
-
-    def count(self, page_filter: PageFilter | None = None) -> int:
-        """See ``PageStore.count``."""
-        self._check_open()
-        if self._width is None:
-            return 0
-        return self._client.count(self.collection, count_filter=_translate(page_filter), exact=True).count
+        with self._errors():
+            self._client = client or QdrantClient(url=url, api_key=api_key, check_compatibility=False)
+            self._width = self._stored_width()
 
     def close(self) -> None:
         """See ``PageStore.close``."""
         if self._owned and not self._closed:
             self._client.close()
         self._closed = True
+
+    def _name(self) -> str:
+        return f"The store of collection {self.collection!r}{self._place}"
+
+    def _upsert(self, records: Sequence[PageRecord], width: int) -> None:
+        if self._width is None:
+            self._create(width)
+        remaining = iter(records)
+        while batch := list(islice(remaining, _UPSERT)):
+            self._client.upsert(self.collection, [_point(record) for record in batch], wait=True)
+
+    def _overwrite(self, page: StoredPage) -> None:
+        points: list[Any] = [str(point_id(page.id))]
+        self._client.overwrite_payload(self.collection, payload=point_payload(page), points=points, wait=True)
+
+    def _delete(self, where: Condition) -> None:
+        self._client.delete(self.collection, models.FilterSelector(filter=where), wait=True)
+
+    def _query(self, query: Vectors, top_k: int, where: Condition | None) -> Sequence[models.ScoredPoint]:
+        exact = models.SearchParams(exact=True)
+        return self._client.query_points(
+            self.collection, query=query.tolist(), limit=top_k, query_filter=where, search_params=exact
+        ).points
+
+    def _retrieve(self, ids: Sequence[str]) -> Sequence[models.Record]:
+        return self._client.retrieve(self.collection, [str(point_id(name)) for name in ids], with_payload=True)
+
+    def _scroll(self, where: Condition | None, offset: Any) -> tuple[Sequence[models.Record], Any]:
+        return self._client.scroll(
+            self.collection, scroll_filter=where, limit=PAGES_A_LISTING, offset=offset, with_payload=True
+        )
+
+    def _count(self, where: Condition | None) -> int:
+        return self._client.count(self.collection, count_filter=where, exact=True).count
 
     def _stored_width(self) -> int | None:
         if not self._client.collection_exists(self.collection):
@@ -154,59 +130,53 @@ class QdrantStore:
             multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
             hnsw_config=models.HnswConfigDiff(m=0),  # searches are exact, so no graph is built
         )
-        self._client.create_collection(self.collection, vectors_config=vectors)
+        try:
+            self._client.create_collection(self.collection, vectors_config=vectors)
+        except UnexpectedResponse as error:
+            if error.status_code != _CONFLICT:
+                raise
+            self._stored_width()  # another process made it just now; is it one of ours?
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's in-memory mode warns that it needs no payload index
             self._client.create_payload_index(self.collection, json_path(DOCUMENT_ID), models.PayloadSchemaType.KEYWORD)
-        self._width = width
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreError(f"The store of collection {self.collection!r} is closed. Make a new QdrantStore.")
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ApiException as error:
+            raise StoreError(f"{self._name()} failed: {error}") from error
+
+
+class _ServerWords:
+    """See ``Words``."""
+
+    def every(self, conditions: list[Condition]) -> Condition:
+        return models.Filter(must=conditions)
+
+    def some(self, conditions: list[Condition]) -> Condition:
+        return models.Filter(should=conditions)
+
+    def none(self, conditions: list[Condition]) -> Condition:
+        return models.Filter(must_not=conditions)
+
+    def equals(self, path: str, value: Scalar) -> Condition:
+        if isinstance(value, str):
+            return models.FieldCondition(key=path, match=models.MatchValue(value=value))
+        return models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
+
+    def within(self, path: str, bounds: Range) -> Condition:
+        limits = models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
+        return models.FieldCondition(key=path, range=limits)
+
+    def empty(self, path: str) -> Condition:
+        return models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
+
+    def nothing(self) -> Condition:
+        return models.HasIdCondition(has_id=[])
 
 
 def _point(record: PageRecord) -> models.PointStruct:
     return models.PointStruct(
-        id=str(point_id(record.id)),
-        vector=record.vectors.tolist(),
-        payload={"id": record.id, "document_id": record.document_id, "payload": record.payload},
+        id=str(point_id(record.id)), vector=record.vectors.tolist(), payload=point_payload(record)
     )
-
-
-def _stored(records: Sequence[models.Record]) -> list[StoredPage]:
-    return [StoredPage(r.payload["id"], r.payload["document_id"], r.payload["payload"]) for r in records if r.payload]
-
-
-def _translate(page_filter: PageFilter | None) -> models.Filter | None:
-    return None if page_filter is None else models.Filter(must=[_condition(page_filter)])
-
-
-def _condition(page_filter: PageFilter) -> models.Condition:
-    if isinstance(page_filter, AnyOf):
-        path = _payload_path(page_filter)
-        return models.Filter(should=[_equals(path, value) for value in page_filter.values] or [_nothing()])
-    if isinstance(page_filter, Range):
-        bounds = models.Range(gt=page_filter.gt, gte=page_filter.gte, lt=page_filter.lt, lte=page_filter.lte)
-        return models.FieldCondition(key=_payload_path(page_filter), range=bounds)
-    if isinstance(page_filter, IsEmpty):
-        return models.IsEmptyCondition(is_empty=models.PayloadField(key=_payload_path(page_filter)))
-    conditions = [_condition(part) for part in page_filter.filters]
-    if isinstance(page_filter, AllMatch):
-        return models.Filter(must=conditions)
-    if isinstance(page_filter, SomeMatch):
-        return models.Filter(should=conditions or [_nothing()])
-    return models.Filter(must_not=conditions)
-
-
-def _nothing() -> models.HasIdCondition:
-    return models.HasIdCondition(has_id=[])
-
-
-def _equals(path: str, value: Scalar) -> models.FieldCondition:
-    if isinstance(value, str):
-        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
-    return models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
-
-
-def _payload_path(page_filter: AnyOf | Range | IsEmpty) -> str:
-    return json_path(("payload", *page_filter.path))

@@ -1,4 +1,5 @@
-"""What a store of page vectors promises; ``edge.py`` and ``qdrant.py`` keep it, and share one test.
+"""What a store of page vectors promises; ``edge.py`` and ``qdrant.py`` keep it, and share one test (``points.py``
+holds what else they share).
 
 A page is many vectors (late interaction: ColBERT, ColPali). A store ranks pages by MaxSim, exactly: every page that
 passes the filter is scored, no approximate index takes part.
@@ -128,6 +129,13 @@ class PageStore(Protocol):
             StoreError: when the store is closed or cannot be written.
         """
 
+    def update(self, pages: Sequence[StoredPage]) -> None:
+        """Replace the payload of stored pages; their vectors stay. Survives a crash as ``add`` does.
+
+        Raises:
+            StoreError: for an id that is not stored, and as ``add``.
+        """
+
     def delete(self, document_ids: Sequence[str]) -> None:
         """Remove all pages of these documents; unknown documents are no error."""
 
@@ -149,9 +157,6 @@ class PageStore(Protocol):
     def close(self) -> None:
         """Release the store; closing twice is fine, anything else raises StoreError from then on."""
 
-
-DOCUMENT_ID: PayloadPath = ("document_id",)
-"""Where both stores keep a record's ``document_id``, beside ``id`` and ``payload``."""
 
 _NAMESPACE = uuid.UUID("3a1cf4b4-5f0e-4c26-9d0b-3f3c3c6a8d5e")  # any constant will do; it may never change
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index_ziprerank.training.metrics import METRICS, metrics_table
-from llama_index_ziprerank.training.recipes import Recipe
+from llama_index_ziprerank.training.recipes import RankingRecipe
 
 _CARD = """\
 ---
@@ -49,18 +49,16 @@ figures.
 """
 
 
-def model_card(recipe: Recipe, data: str, lists: int, steps: int, history: Sequence[Mapping[str, Any]]) -> str:
+def model_card(recipe: RankingRecipe, data: str, steps: int, figures: str) -> str:
     """Write the card of a checkpoint.
 
     Args:
         recipe: what it was trained with.
         data: a sentence on what it was trained on.
-        lists: number of held-out lists.
         steps: optimiser steps so far.
-        history: the Trainer's log, of which the measurements are quoted.
+        figures: how good it was found to be, as Markdown.
     """
     command = type(recipe).__name__.lower()
-    columns = quality(history)
     weights = f"LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all weights of the language model"
     return (
         _CARD.format(
@@ -69,7 +67,7 @@ def model_card(recipe: Recipe, data: str, lists: int, steps: int, history: Seque
             command=command,
             steps=steps,
             data=data,
-            quality=_FIGURES.format(lists=lists, table=metrics_table(columns)) if columns else "Not measured.",
+            quality=figures,
             recipe=recipe,
             weights=weights,
             vision="trained" if recipe.train_vision else "frozen",
@@ -78,12 +76,20 @@ def model_card(recipe: Recipe, data: str, lists: int, steps: int, history: Seque
     )
 
 
+def figures(lists: int, history: Sequence[Mapping[str, Any]]) -> str:
+    """Write the measurements in the Trainer's log, on so many held-out lists, as Markdown."""
+    columns = quality(history)
+    return _FIGURES.format(lists=lists, table=metrics_table(columns)) if columns else "Not measured."
+
+
 def quality(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Pick the measurements out of the Trainer's log: the given order, the untrained model, and the last one."""
+    """Pick the measurements out of the Trainer's log: the given order if there is one, the first one, and the last."""
     measured = _measured(history)
     if not measured:
         return {}
-    columns = {"first stage": {metric: measured[0][f"eval_base_{metric}"] for metric in METRICS}}
+    columns = {}
+    if f"eval_base_{METRICS[0]}" in measured[0]:
+        columns["first stage"] = {metric: measured[0][f"eval_base_{metric}"] for metric in METRICS}
     for entry in (measured[0], measured[-1]):
         name = f"step {entry['step']}" if entry["step"] else "before training"
         columns[name] = {metric: entry[f"eval_{metric}"] for metric in METRICS}

@@ -1,19 +1,31 @@
-"""The recipes of both stages: everything that can be chosen, with the paper's choice as default.
+"""The recipes: everything that can be chosen, with the paper's choice as default.
 
-ZipRerank (arXiv:2605.11864, section 4 and the released commands). Free of torch, so that ``--help`` is quick.
+Stages 1 and 2: ZipRerank (arXiv:2605.11864, section 4 and the released commands). The retriever's
+recipe is `retriever_recipe`. Free of torch, so that ``--help`` is quick.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from llama_index_ziprerank.training.options import option
 
-Precision = Literal["bfloat16", "float32"]
+Precision: TypeAlias = Literal["bfloat16", "float32"]
+Bounds: TypeAlias = dict[str, tuple[float, float | None]]
 
 
 @dataclass(kw_only=True)
 class Recipe:
-    """What both stages have in common."""
+    """What all trainings have in common."""
+
+    bounds: ClassVar[Bounds] = {
+        "max_candidates": (2, 20),
+        "canvas": (32, 1024),
+        "held_out": (0, None),
+        "batch_size": (1, None),
+        "gradient_accumulation": (1, None),
+        "lora_rank": (0, None),
+    }
+    """Least and most of a field; None: no most."""
 
     model: str = option(
         "Qwen/Qwen3-VL-8B-Instruct", 'Checkpoint to start from: "nano", a folder, or a name on the Hub.'
@@ -30,17 +42,6 @@ class Recipe:
 
     max_candidates: int = option(20, "Most candidates of a list, 2 to 20. A positive that a cut would lose goes last.")
     canvas: int = option(280, "Pixels a side of a text that is drawn as a page.")
-    shuffle_candidates: bool = option(
-        False, "Show candidates in another random order in every epoch: for data whose order gives the answer away."
-    )
-    ranking_loss: Literal["ranknet", "soft_ranking"] = option("soft_ranking", "Loss on the letters' logits.")
-    ranking_weight: float = option(1.0, "Weight of the ranking loss beside the language-model loss.")
-    decay: float = option(0.5, "Soft ranking: each next place weighs this much of the one before.")
-    keep_ratio: float = option(1.0, "Part of the visual tokens that the model reads while it is trained and measured.")
-    pruning: Literal["prompt", "query"] = option(
-        "prompt", "What visual tokens are compared with when some are dropped."
-    )
-    padding_side: Literal["right", "left"] = option("right", "Where shorter rows of a batch are padded.")
 
     train_vision: bool = option(
         False, "Train the vision tower too; the paper freezes it. Features are then not reused."
@@ -70,10 +71,6 @@ class Recipe:
         "bfloat16 rounds; with LoRA the frozen base is held in --precision.",
     )
     gradient_checkpointing: bool = option(True, "Compute activations twice to store fewer of them.")
-    attn_implementation: str | None = option(None, "Attention of transformers: sdpa, flash_attention_2, eager.")
-    feature_cache_gb: float = option(
-        4.0, "Memory of the host, in GB a process, for vision features of pages seen before; 0: none are kept."
-    )
 
     eval_steps: int = option(500, "Optimiser steps between measurements.")
     save_steps: int = option(500, "Optimiser steps between checkpoints.")
@@ -87,21 +84,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value out of its bounds."""
-        for name, low, high in (
-            ("max_candidates", 2, 20),
-            ("canvas", 32, 1024),
-            ("decay", 1e-9, 1),
-            ("keep_ratio", 1e-9, 1),
-            ("held_out", 0, None),
-            ("batch_size", 1, None),
-            ("gradient_accumulation", 1, None),
-            ("lora_rank", 0, None),
-            ("feature_cache_gb", 0, None),
-        ):
+        for name, (low, high) in self.bounds.items():
             value = getattr(self, name)
             if value < low or (high is not None and value > high):
-                bounds = f"at least {low}" if high is None else f"{low} to {high}"
-                raise ValueError(f"{name} is {bounds}, got {value}.")
+                limits = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+                raise ValueError(f"{name} is {limits}, got {value}.")
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise ValueError(f"{name} is one of {', '.join(get_args(hint))}, got {getattr(self, name)!r}.")
@@ -111,7 +98,35 @@ class Recipe:
 
 
 @dataclass(kw_only=True)
-class Stage1(Recipe):
+class RankingRecipe(Recipe):
+    """What both stages of the reranker have in common."""
+
+    bounds: ClassVar[Bounds] = {
+        **Recipe.bounds,
+        "decay": (1e-9, 1),
+        "keep_ratio": (1e-9, 1),
+        "feature_cache_gb": (0, None),
+    }
+
+    shuffle_candidates: bool = option(
+        False, "Show candidates in another random order in every epoch: for data whose order gives the answer away."
+    )
+    ranking_loss: Literal["ranknet", "soft_ranking"] = option("soft_ranking", "Loss on the letters' logits.")
+    ranking_weight: float = option(1.0, "Weight of the ranking loss beside the language-model loss.")
+    decay: float = option(0.5, "Soft ranking: each next place weighs this much of the one before.")
+    keep_ratio: float = option(1.0, "Part of the visual tokens that the model reads while it is trained and measured.")
+    pruning: Literal["prompt", "query"] = option(
+        "prompt", "What visual tokens are compared with when some are dropped."
+    )
+    padding_side: Literal["right", "left"] = option("right", "Where shorter rows of a batch are padded.")
+    attn_implementation: str | None = option(None, "Attention of transformers: sdpa, flash_attention_2, eager.")
+    feature_cache_gb: float = option(
+        4.0, "Memory of the host, in GB a process, for vision features of pages seen before; 0: none are kept."
+    )
+
+
+@dataclass(kw_only=True)
+class Stage1(RankingRecipe):
     """Stage 1: text passages drawn as images, ranked as RankZephyr did; weighted RankNet + language-model loss."""
 
     data: str = option(
@@ -128,7 +143,7 @@ class Stage1(Recipe):
 
 
 @dataclass(kw_only=True)
-class Stage2(Recipe):
+class Stage2(RankingRecipe):
     """Stage 2: page images, ranked by a vision-language teacher; soft ranking + language-model loss."""
 
     model: str = option(

@@ -7,13 +7,13 @@ import torch
 
 from llama_index_ziprerank.reranking.loading import load_processor
 from llama_index_ziprerank.training.cache import FeatureCache
-from llama_index_ziprerank.training.card import last_measured, model_card, quality
+from llama_index_ziprerank.training.card import figures, last_measured, model_card, quality
 from llama_index_ziprerank.training.collator import RankingCollator
 from llama_index_ziprerank.training.data import training_data
 from llama_index_ziprerank.training.losses import Objective
 from llama_index_ziprerank.training.options import write_recipe
-from llama_index_ziprerank.training.recipes import Recipe
-from llama_index_ziprerank.training.saving import check_room, last_complete_checkpoint, save_finished
+from llama_index_ziprerank.training.recipes import RankingRecipe
+from llama_index_ziprerank.training.saving import begin, check_room, save_finished
 from llama_index_ziprerank.training.setup import training_arguments, training_model
 from llama_index_ziprerank.training.trainer import RerankTrainer
 
@@ -26,9 +26,11 @@ class Trained:
     """The checkpoint: `ZipRerankPostprocessor(model=folder)` takes it."""
     quality: dict[str, dict[str, float]]
     """Metrics of the first stage, of the model before training, and after it; empty when nothing was held out."""
+    steps: int
+    """Optimiser steps that were taken."""
 
 
-def train(recipe: Recipe) -> Trained:
+def train(recipe: RankingRecipe) -> Trained:
     """Run a stage; under ``accelerate launch`` every process calls this.
 
     Raises:
@@ -38,12 +40,7 @@ def train(recipe: Recipe) -> Trained:
         FloatingPointError: when the loss is no number any more.
     """
     folder = Path(recipe.output_dir)
-    resumed = last_complete_checkpoint(folder) if recipe.resume else None
-    if folder.is_dir() and any(folder.iterdir()) and not recipe.resume:
-        raise ValueError(
-            f"The output folder {str(folder)!r} is not empty. Name another --output_dir, or continue the training "
-            "there with --resume."
-        )
+    resumed = begin(folder, resume=recipe.resume)
     learned, held_out, described = training_data(recipe)
     arguments = training_arguments(recipe, evaluates=held_out is not None, resumes=resumed is not None)
     model = training_model(recipe)
@@ -66,9 +63,9 @@ def train(recipe: Recipe) -> Trained:
     )
 
     def write_papers(checkpoint: Path) -> None:
-        lists = len(held_out) if held_out is not None else 0
         state = trainer.state
-        card = model_card(recipe, described, lists, state.global_step, state.log_history)
+        measured = figures(len(held_out) if held_out is not None else 0, state.log_history)
+        card = model_card(recipe, described, state.global_step, measured)
         (checkpoint / "README.md").write_text(card, encoding="utf-8")
         write_recipe(recipe, checkpoint / "recipe.json")
 
@@ -77,4 +74,4 @@ def train(recipe: Recipe) -> Trained:
     if held_out is not None and last_measured(trainer.state.log_history) != trainer.state.global_step:
         trainer.evaluate()
     save_finished(trainer, getattr(torch, recipe.precision))
-    return Trained(folder, quality(trainer.state.log_history))
+    return Trained(folder, quality(trainer.state.log_history), trainer.state.global_step)

@@ -54,6 +54,22 @@ def _unwritten(folder: Path, error: Exception) -> CheckpointError:
     )
 
 
+def begin(output_dir: Path, *, resume: bool) -> Path | None:
+    """Return the checkpoint that a training goes on from; None when it begins.
+
+    Raises:
+        ValueError: when the folder holds something, and nobody asked to resume.
+    """
+    if resume:
+        return last_complete_checkpoint(output_dir)
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise ValueError(
+            f"The output folder {str(output_dir)!r} is not empty. Name another --output_dir, or continue the training "
+            "there with --resume."
+        )
+    return None
+
+
 def last_complete_checkpoint(output_dir: Path) -> Path | None:
     """Return the latest checkpoint that was written to its end, if there is one."""
     found = {}

@@ -5,12 +5,13 @@ import json
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from llama_index_ziprerank.reranking.loading import default_device, load_model
-from llama_index_ziprerank.training.recipes import Recipe
+from llama_index_ziprerank.training.recipes import RankingRecipe, Recipe
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """Every matrix of the language model's layers; the vision tower has none of them."""
@@ -19,17 +20,14 @@ _FIELDS = set(TrainingArguments.__dataclass_fields__)
 _CHECKPOINTING = "activation" if "activation_checkpointing" in _FIELDS else "gradient"  # renamed between 5.18 and 5.23
 
 
-def training_model(recipe: Recipe) -> nn.Module:
+def training_model(recipe: RankingRecipe) -> nn.Module:
     """Load the model, freeze what the recipe does not train, and add LoRA adapters where it asks for them.
 
     Raises:
         FileNotFoundError, ValueError: when the checkpoint is none; as `ListwiseReranker.from_pretrained`.
     """
     set_seed(recipe.seed)
-    held = recipe.weights
-    if held == "auto":
-        held = recipe.precision if recipe.lora_rank else "float32"
-    model = load_model(recipe.model, "cpu", held, recipe.attn_implementation)  # the Trainer moves it
+    model = load_model(recipe.model, "cpu", held_precision(recipe), recipe.attn_implementation)  # the Trainer moves it
     model.config.use_cache = False
     model.model.visual.requires_grad_(recipe.train_vision)
     if not recipe.lora_rank:
@@ -42,6 +40,13 @@ def training_model(recipe: Recipe) -> nn.Module:
         modules_to_save=["visual"] if recipe.train_vision else None,
     )
     return get_peft_model(model, adapters)
+
+
+def held_precision(recipe: Recipe) -> str:
+    """Return the precision in which weights are held; see `Recipe.weights`."""
+    if recipe.weights != "auto":
+        return recipe.weights
+    return recipe.precision if recipe.lora_rank else "float32"
 
 
 def training_arguments(recipe: Recipe, *, evaluates: bool, resumes: bool) -> TrainingArguments:
@@ -82,6 +87,7 @@ def training_arguments(recipe: Recipe, *, evaluates: bool, resumes: bool) -> Tra
         "report_to": "none",
     }
     arguments = TrainingArguments(**{**values, **_further(recipe.trainer)})
+    check_whole(arguments)
     arguments._n_gpu = min(arguments.n_gpu, 1)  # rows cannot be scattered: several GPUs are for `accelerate launch`
     return arguments
 
@@ -94,6 +100,22 @@ def _further(trainer: str | None) -> dict[str, Any]:
     if not isinstance(values, dict) or set(values) - _FIELDS:
         raise ValueError(f"--trainer is a JSON object of fields of transformers.TrainingArguments, got {trainer!r}.")
     return values
+
+
+def check_whole(arguments: TrainingArguments) -> None:
+    """Raise ValueError when the model would be cut into shards (FSDP, ZeRO-3).
+
+    Vision features, pruning and measurements call parts of the model outside its wrapped forward, where a shard holds
+    no whole weight. DDP and ZeRO-1 and 2 keep the model whole.
+    """
+    fsdp = bool(arguments.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    zero = arguments.deepspeed_plugin
+    if fsdp or (zero is not None and zero.zero_stage == 3):
+        raise ValueError(
+            f"{'FSDP' if fsdp else 'DeepSpeed ZeRO-3'} cuts the model into shards, but this training needs it whole on "
+            "each GPU. Launch with --multi_gpu (DDP) or ZeRO-2 instead; with --lora_rank 16 the weights of an 8B "
+            "model take about 18 GB."
+        )
 
 
 def check_precision(recipe: Recipe) -> None:

@@ -238,8 +238,7 @@ def test_a_repaired_file_keeps_all_pages_even_blank_ones(tmp_path: Path) -> None
     """poppler complains about the file on every page, which must not count against the blank one."""
     path = write(tmp_path / "tail.pdf", on_page_2(lambda writer, page: page.pop("/Contents")))
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.warns(PageWarning, match="page numbers stand in"):
-        assert [page.label for page in read_pages(path, dpi=DPI)] == ["1", "2", "3"]
+    assert [page.label for page in read_pages(path, dpi=DPI)] == ["1", "2", "3"]
 
 
 def test_a_page_missing_from_the_page_tree_is_reported(tmp_path: Path) -> None:
@@ -247,7 +246,7 @@ def test_a_page_missing_from_the_page_tree_is_reported(tmp_path: Path) -> None:
         writer._root_object["/Pages"]["/Kids"][1] = NumberObject(7)  # type: ignore[index]
 
     path = write(tmp_path / "gap.pdf", drop)
-    with pytest.warns(PageWarning), pytest.raises(BrokenPageError, match=r"gap\.pdf, page 2: .*missing"):
+    with pytest.raises(BrokenPageError, match=r"gap\.pdf, page 2: .*missing"):
         list(read_pages(path, dpi=DPI))
 
 
@@ -353,6 +352,6 @@ def test_a_file_that_takes_too_long_to_open_is_refused(manual: Path, hang: Calla
 
 def test_a_page_whose_text_cannot_be_read_keeps_its_picture(manual: Path, hang: Callable[[str], None]) -> None:
     hang("pdftotext")
-    with pytest.warns(PageWarning, match=r"page 1: pdftotext took longer than 2 s.*no text"):
+    with pytest.warns(PageWarning, match=r"page 1: reading its text took longer than 2 s.*no text"):
         page = next(read_pages(manual, dpi=DPI, timeout=2))
     assert (page.text, page.image.size) == ("", LETTER)

@@ -1,8 +1,12 @@
+import threading
+import time
+
+import pytest
 import torch
 from PIL import Image
 
 from llama_index_ziprerank.reranking import ListwiseReranker
-from llama_index_ziprerank.reranking.features import page_features
+from llama_index_ziprerank.reranking.features import blank_tokens, page_features, prepared_ahead
 from llama_index_ziprerank.reranking.inputs import prepare_page
 
 
@@ -29,3 +33,97 @@ def test_features_are_those_of_the_plain_tower(reranker: ListwiseReranker, mixed
     assert len(features.deepstack) == 3
     for ours, theirs in zip(features.deepstack, plain.deepstack_features, strict=True):
         assert torch.equal(ours, theirs[0])
+
+
+def test_pages_are_prepared_in_order_and_beside_who_reads_them() -> None:
+    threads: set[str] = set()
+
+    def prepare(item: int) -> int:
+        threads.add(threading.current_thread().name)
+        time.sleep(0.001 * (item % 3))
+        return item * item
+
+    assert list(prepared_ahead(prepare, range(20))) == [item * item for item in range(20)]
+    assert list(prepared_ahead(prepare, iter(()))) == []
+    assert threading.current_thread().name not in threads
+
+
+def test_no_more_pages_are_prepared_than_allowed_ahead_of_who_reads() -> None:
+    taken: list[int] = []
+
+    def items():
+        for item in range(10):
+            taken.append(item)
+            yield item
+
+    reader = prepared_ahead(lambda item: item, items(), ahead=3)
+    assert next(reader) == 0
+    assert taken == [0, 1, 2, 3]
+    reader.close()
+
+
+def test_a_page_that_cannot_be_prepared_fails_in_its_turn() -> None:
+    def prepare(item: int) -> int:
+        if item == 2:
+            raise ValueError("page 2")
+        return item
+
+    reader = prepared_ahead(prepare, range(5))
+    assert [next(reader), next(reader)] == [0, 1]
+    with pytest.raises(ValueError, match="page 2"):
+        next(reader)
+
+
+def _half_blank(page: Image.Image) -> Image.Image:
+    """The page, with as much white below it."""
+    canvas = Image.new("RGB", (page.width, 2 * page.height), "white")
+    canvas.paste(page)
+    return canvas
+
+
+def test_blank_is_what_shows_the_background_alone(reranker: ListwiseReranker) -> None:
+    sheet = Image.new("RGB", (256, 256), (250, 240, 230))
+    sheet.paste((0, 0, 0), (130, 100, 131, 101))  # one dark pixel
+    page = prepare_page(reranker.processor, sheet)
+    merge = reranker.model.config.vision_config.spatial_merge_size
+    blank = blank_tokens(page, merge)
+    side = reranker.model.config.vision_config.patch_size * merge
+    assert blank.shape == (page.grid[1] * page.grid[2] // merge**2,)
+    marked = blank.logical_not().nonzero()[:, 0].tolist()
+    assert (100 // side) * (256 // side) + 130 // side in marked
+    assert len(marked) <= 4  # the resize may smear the pixel over its neighbours
+
+
+def test_leaving_blank_out_reads_less_and_keeps_what_is_written(
+    reranker: ListwiseReranker, pages: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    tower = reranker.model.model.visual
+    embed = tower.patch_embed.forward
+    monkeypatch.setattr(tower.patch_embed, "forward", lambda pixels: (sizes.append(len(pixels)), embed(pixels))[1])
+    prepared = [prepare_page(reranker.processor, _half_blank(page)) for page in pages[:2]]
+    whole = page_features(reranker.model, prepared)
+    part = page_features(reranker.model, prepared, skip_blank=True)
+    assert sizes[1] < 0.6 * sizes[0]
+    for ours, theirs, page in zip(part, whole, prepared, strict=True):
+        assert ours.grid == theirs.grid
+        assert ours.merged.shape == theirs.merged.shape
+        assert [layer.shape for layer in ours.deepstack] == [layer.shape for layer in theirs.deepstack]
+        blank = blank_tokens(page, 2)
+        assert len(ours.merged[blank].unique(dim=0)) == 1
+        assert len(ours.merged[~blank].unique(dim=0)) == int((~blank).sum())
+
+
+def test_a_page_without_blank_parts_has_the_features_it_has(reranker: ListwiseReranker) -> None:
+    noise = Image.effect_noise((200, 264), 100).convert("RGB")
+    prepared = [prepare_page(reranker.processor, noise)]
+    assert not blank_tokens(prepared[0], 2).any()
+    [whole], [part] = page_features(reranker.model, prepared), page_features(reranker.model, prepared, skip_blank=True)
+    torch.testing.assert_close(part.merged, whole.merged)
+    torch.testing.assert_close(part.deepstack, whole.deepstack)
+
+
+def test_an_empty_page_is_read_as_one_token(reranker: ListwiseReranker) -> None:
+    page = prepare_page(reranker.processor, Image.new("RGB", (200, 264), "white"))
+    [features] = page_features(reranker.model, [page], skip_blank=True)
+    assert len(features.merged.unique(dim=0)) == 1 and features.merged.isfinite().all()

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional
@@ -10,7 +10,9 @@ from torch.nn import functional
 from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.reranking.features import PageFeatures, page_features
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt, prepare_page
-from llama_index_ziprerank.reranking.pruning import keep_best, score_patches, window_inputs
+from llama_index_ziprerank.reranking.positions import rope_positions
+from llama_index_ziprerank.reranking.pruning import keep_best, kept_counts, score_patches, window_inputs
+from llama_index_ziprerank.reranking.ranking import PlannedWindow
 
 counts_and_scores = st.lists(
     st.lists(st.sampled_from([-0.9, -0.5, -0.1, 0.0, 0.2, 0.7]), min_size=1, max_size=9), min_size=1, max_size=5
@@ -101,3 +103,35 @@ def test_a_query_without_tokens_cannot_prune_by_the_query(
     silent = RankingPrompt(**{**vars(prompt), "query_ids": prompt.query_ids[:0]})
     with pytest.raises(ValueError, match="no token in the query"):
         window_inputs(reranker.model, silent, features, keep_ratio=0.5, pruning="query")
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6), st.integers(0, 30))
+@settings(max_examples=30)
+def test_positions_are_those_that_transformers_counts(
+    reranker: ListwiseReranker, sizes: list[tuple[int, int]], words: int
+) -> None:
+    grids = torch.tensor([(1, 2 * rows, 2 * columns) for rows, columns in sizes])
+    stretches = [torch.zeros(words + 1, dtype=torch.bool)]
+    for rows, columns in sizes:
+        stretches += [torch.ones(rows * columns, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)]
+    is_visual = torch.cat(stretches)
+    expected, _ = reranker.model.model.get_rope_index(
+        is_visual.long()[None], is_visual.int()[None], image_grid_thw=grids
+    )
+    assert torch.equal(rope_positions(is_visual, grids, merge=2), expected[:, 0])
+
+
+@pytest.mark.parametrize("keep_ratio", [1.0, 0.5, 0.3, 0.01])
+def test_the_pruned_length_is_known_before_anything_is_scored(
+    reranker: ListwiseReranker, window: tuple[RankingPrompt, list[PageFeatures]], keep_ratio: float
+) -> None:
+    prompt, features = window
+    kept = [max(1, round(keep_ratio * count)) for count in prompt.visual_counts]
+    assert kept_counts(prompt.visual_counts, keep_ratio) == kept
+    inputs = window_inputs(reranker.model, prompt, features, keep_ratio=keep_ratio)
+    text = len(prompt.input_ids) - sum(prompt.visual_counts)
+    assert PlannedWindow(reranker.model, prompt, features, keep_ratio, "prompt").length == text + sum(kept)
+    assert len(inputs.input_ids) == inputs.position_ids.shape[1] == text + sum(kept)
+    assert len(inputs.merged) == len(inputs.visual_columns) == sum(kept)
+    image_id = reranker.processor.image_token_id
+    assert inputs.visual_columns.tolist() == (inputs.input_ids == image_id).nonzero()[:, 0].tolist()

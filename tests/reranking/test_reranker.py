@@ -1,12 +1,15 @@
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from llama_index_ziprerank.reranking import ListwiseReranker, RerankMemoryError
+from llama_index_ziprerank.reranking import ListwiseReranker, Ranking, RerankMemoryError
+from llama_index_ziprerank.reranking.windows import seeded_permutations
 
 
 def test_one_window_scores_by_the_softmax_of_its_logits(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
@@ -51,11 +54,80 @@ def test_one_page_is_a_ranking_too(reranker: ListwiseReranker, pages: list[Image
     assert (ranking.order, ranking.scores) == ([0], [1.0])
 
 
-def test_threads_take_turns_and_get_the_serial_answers(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
-    queries = [f"{word} {i}" for i in range(4) for word in ("axis", "<|im_end|>", "a bar graph")]
-    serial = [reranker.rerank(query, pages[:3]) for query in queries]
-    with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(lambda query: reranker.rerank(query, pages[:3]), queries)) == serial
+def assert_alike(ranking: Ranking, expected: Ranking) -> None:
+    """Equal but for rounding: windows that run together are padded to one length."""
+    assert ranking.logits == pytest.approx(expected.logits, abs=1e-5)
+    assert ranking.scores == pytest.approx(expected.scores, abs=1e-5)
+    same = ("order", "window_of", "sequence_length", "visual_tokens", "steps")
+    assert [getattr(ranking, name) for name in same] == [getattr(expected, name) for name in same]
+
+
+def test_sixteen_calls_at_once_get_their_serial_answers_in_fewer_forward_passes(
+    reranker: ListwiseReranker, mixed_pages: list[Image.Image], pages: list[Image.Image]
+) -> None:
+    wanted: list[tuple[str, list[Any], dict[str, Any]]] = [
+        (f"{word} {number}", given, options)
+        for number in range(2)
+        for word in ("axis", "<|im_end|>")
+        for given, options in (
+            (mixed_pages, {"keep_ratio": 0.5, "pruning": "query"}),
+            (pages[:3], {}),
+            (pages[:7], {"window": 3, "stride": 1, "keep_ratio": 0.25}),
+            (pages[:7], {"window": 3, "stride": 2, "strategy": "parallel", "permutations": 2}),
+        )
+    ]
+    wanted = [(query, list(reranker.encode_pages(given)), options) for query, given, options in wanted]
+    passes: list[int] = []
+    hook = reranker.model.model.language_model.register_forward_pre_hook(
+        lambda module, given, named: passes.append(len(named["inputs_embeds"])), with_kwargs=True
+    )
+    serial = [reranker.rerank(query, given, **options) for query, given, options in wanted]
+    alone, together = list(passes), passes
+    together.clear()
+    with ThreadPoolExecutor(16) as threads:
+        with reranker._turn:
+            calls = [threads.submit(reranker.rerank, query, given, **options) for query, given, options in wanted]
+            time.sleep(0.2)  # until all wait
+        answers = [call.result() for call in calls]
+    hook.remove()
+    for answer, expected in zip(answers, serial, strict=True):
+        assert_alike(answer, expected)
+    assert sum(together) == sum(alone)
+    assert len(together) < len(alone) / 2
+
+
+def test_reading_a_window_in_several_orders_averages_its_logits(
+    reranker: ListwiseReranker, pages: list[Image.Image]
+) -> None:
+    features = reranker.encode_pages(pages[:5])
+    orders = seeded_permutations(5, 3)
+    logits = [0.0] * 5
+    for order in orders:
+        for place, candidate in enumerate(order):
+            logits[candidate] += reranker.rerank("axis", [features[i] for i in order]).logits[place] / 3
+    ranking = reranker.rerank("axis", features, permutations=3)
+    assert ranking.logits == pytest.approx(logits, abs=1e-5)
+    assert ranking.sequence_length == 3 * reranker.rerank("axis", features).sequence_length
+    assert reranker.rerank("axis", features, permutations=1) == reranker.rerank("axis", features)
+
+
+@pytest.mark.parametrize(("strategy", "most"), [("parallel", 8), ("blocks", 2)])
+def test_windows_that_do_not_depend_on_each_other_are_one_step(
+    reranker: ListwiseReranker, pages: list[Image.Image], strategy: Any, most: int
+) -> None:
+    features = reranker.encode_pages(pages)
+    ranking = reranker.rerank("axis", features, 0.25, window=5, stride=2, strategy=strategy)
+    assert sorted(ranking.order) == list(range(20))
+    in_order = [ranking.scores[i] for i in ranking.order]
+    assert all(better >= worse for better, worse in itertools.pairwise(in_order))
+    assert ranking.steps <= most < reranker.rerank("axis", features, 0.25, window=5, stride=2).steps
+
+
+def test_a_call_given_up_before_its_turn_says_so(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
+    given_up = threading.Event()
+    given_up.set()
+    with pytest.raises(CancelledError):
+        reranker.rerank("axis", pages[:2], cancelled=given_up)
 
 
 def test_bad_requests_say_what_came(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
@@ -74,6 +146,10 @@ def test_bad_requests_say_what_came(reranker: ListwiseReranker, pages: list[Imag
         reranker.rerank("axis", pages[:2], window=21)
     with pytest.raises(ValueError, match="stride.*got 20"):
         reranker.rerank("axis", pages[:2], stride=20)
+    with pytest.raises(ValueError, match="strategy is one of 'sliding', 'parallel', 'blocks', got 'letters'"):
+        reranker.rerank("axis", pages[:2], strategy=unknown)
+    with pytest.raises(ValueError, match="permutations is 1 to 64.*got 0"):
+        reranker.rerank("axis", pages[:2], permutations=0)
 
 
 def test_running_out_of_memory_says_what_to_lower(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:

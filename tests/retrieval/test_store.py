@@ -28,6 +28,7 @@ from llama_index_ziprerank.retrieval.store import (
     PageStore,
     Range,
     SomeMatch,
+    StoredPage,
     StoreError,
     Vectors,
 )
@@ -112,6 +113,20 @@ def test_adding_an_id_again_replaces_its_page(new_store: NewStore) -> None:
     assert hit.score == pytest.approx(_maxsim(_vectors(3), _vectors(7)), rel=1e-5)
     store.delete(["old"])
     assert store.count() == 2
+
+
+def test_updating_a_page_changes_what_it_carries_and_not_its_vectors(new_store: NewStore) -> None:
+    store, query = new_store(), _vectors(3)
+    store.update([])
+    store.add([_record(1, kind="old", more=1), _record(2)])
+    before = {hit.id: hit.score for hit in store.search(query, 2)}
+    store.update([StoredPage("page 1", "b", {"kind": "new"})])
+    assert {hit.id: hit.score for hit in store.search(query, 2)} == before
+    [page] = store.pages(AnyOf(("kind",), ("new",)))
+    assert page == StoredPage("page 1", "b", {"kind": "new"})
+    assert store.count(AnyOf(("kind",), ("old",))) == 0
+    store.delete(["b"])
+    assert _ids(store) == ["page 2"]
 
 
 def test_deleting_documents_removes_all_their_pages_and_no_other(new_store: NewStore) -> None:
@@ -377,6 +392,22 @@ def test_a_collection_that_holds_other_data_is_refused() -> None:
     with pytest.raises(StoreError, match="The collection 'other' holds other data"):
         QdrantStore(client=client, collection="other")
     client.close()
+
+
+def test_a_point_that_is_no_page_is_one_clear_error() -> None:
+    client = QdrantClient(":memory:")
+    store = QdrantStore(client=client, collection="pages")
+    store.add([_record(1)])
+    client.upsert("pages", [models.PointStruct(id=1, vector=[[1.0] * WIDTH], payload={"else": 1})])
+    for use in (lambda: _ids(store), lambda: store.search(_vectors(0), 5)):
+        with pytest.raises(StoreError, match="a point with \\['else'\\], not the page of an index"):
+            use()
+    client.close()
+
+
+def test_a_server_that_cannot_be_reached_is_one_clear_error() -> None:
+    with pytest.raises(StoreError, match="at http://127.0.0.1:1 failed"):
+        QdrantStore("http://127.0.0.1:1")
 
 
 def test_a_qdrant_store_takes_a_url_or_a_client() -> None:

@@ -1,9 +1,14 @@
+import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_manual import tiny_manual
 from training_lists import MakeRecipe, colour_lists, write_lists
 from typer.testing import CliRunner
 
+from llama_index_ziprerank.cli import main
 from llama_index_ziprerank.cli.train import train_app
 from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.training.options import write_recipe
@@ -22,7 +27,7 @@ def test_a_stage_is_trained_by_one_command(recipe: MakeRecipe, tmp_path: Path) -
 
 def test_the_commands_are_listed() -> None:
     shown = CliRunner().invoke(train_app, ["--help"]).output
-    assert "stage1" in shown and "stage2" in shown
+    assert all(name in shown for name in ("stage1", "stage2", "retriever", "cost"))
 
 
 @pytest.mark.parametrize(
@@ -42,3 +47,56 @@ def test_what_a_user_can_set_right_is_said_before_anything_is_written(
     assert message in str(done.exception)
     assert isinstance(done.exception, ValueError | FileNotFoundError)
     assert not (tmp_path / "trained").exists()
+
+
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that a user must correct; return the one line that it says."""
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *arguments])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ziprerank: ")]
+    assert ended.value.code == 2 and len(said) == 1
+    return said[0]
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "retriever"])
+def test_each_mistake_is_one_line_that_says_what_came_what_was_wanted_and_what_to_do(
+    stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [stage, "--model", "nano", "--output_dir", str(tmp_path / "out")]
+    columns, single, lost = (tmp_path / f"{name}.jsonl" for name in ("columns", "single", "lost"))
+    columns.write_text(json.dumps({"question": "why?", "images": []}) + "\n")
+    single.write_text(json.dumps({"query": "why?", "texts": ["one"], "positives": [0]}) + "\n")
+    lost.write_text(json.dumps({"query": "why?", "pages": ["a.png", "b.png"], "positives": [0]}) + "\n")
+    for flags, message in (
+        (
+            ["--data", str(tmp_path / "nowhere.jsonl")],
+            "No training data at '.*nowhere.jsonl'. Name a file that ends in",
+        ),
+        (["--data", str(columns)], "has the columns images, question. Training lists have"),
+        (["--data", str(single)], "row 1: 1 candidates, wanted at least 2 to compare. Correct them, or pass"),
+        (["--data", str(lost)], "row 1: no image file 'a.png' in '.*'. Correct them, or pass"),
+        (["--data", str(single), "--config", "nowhere.yaml"], "No recipe at 'nowhere.yaml'. Name a YAML or JSON file"),
+    ):
+        assert re.search(message, error_line(capsys, *common, *flags))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "retriever"])
+def test_bfloat16_without_a_gpu_is_one_line_too(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_lists(tmp_path, colour_lists(4))
+    flags = ["--model", "nano", "--data", data, "--held_out", "0", "--output_dir", str(tmp_path / "out")]
+    said = error_line(capsys, stage, *flags)
+    assert "needs an NVIDIA GPU" in said and "Pass --precision float32" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_step_is_less_with_cached_features(checkpoint: Path, tmp_path: Path) -> None:
+    pdf = tiny_manual(tmp_path / "manual.pdf")
+    done = CliRunner().invoke(train_app, ["cost", str(pdf), "--model", str(checkpoint), "--pages", "4", "--json"])
+    assert done.exit_code == 0, done.exception
+    costs = json.loads(done.stdout)
+    assert costs["uncached"]["cache_bytes"] == 0 < costs["cached"]["cache_bytes"]
+    assert 0 < costs["cached"]["peak_bytes"] <= costs["uncached"]["peak_bytes"]
+    assert 0 < costs["cached"]["seconds"] < costs["uncached"]["seconds"]

@@ -94,6 +94,17 @@ def test_further_fields_are_those_of_transformers(trainer: str, recipe: MakeReci
         training_arguments(recipe(data="x", trainer=trainer), evaluates=False, resumes=False)
 
 
+def test_a_model_in_shards_is_refused_with_the_way_out(recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch --use_fsdp` says what it wants by this variable."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP cuts the model into shards.* --multi_gpu"):
+        training_arguments(recipe(data="x"), evaluates=False, resumes=False)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    with pytest.raises(ValueError, match="FSDP cuts the model into shards"):
+        further = json.dumps({"fsdp": True, "use_cpu": True})
+        training_arguments(recipe(data="x", trainer=further), evaluates=False, resumes=False)
+
+
 def test_the_optimizer_can_be_chosen(recipe: MakeRecipe) -> None:
     assert optimizer_name(recipe(data="x", optimizer="adamw")) == "adamw_torch"
     pytest.importorskip("bitsandbytes")

@@ -19,6 +19,12 @@ from llama_index_ziprerank.training.saving import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "llama_index_ziprerank.cli.train", "stage2", "--config"]
+LAUNCH = [
+    *(sys.executable, "-m", "accelerate.commands.launch"),
+    *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+]
+"""Two processes on this machine; without a GPU they talk over gloo."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -121,8 +127,7 @@ def test_two_processes_train_as_one(recipe: MakeRecipe, tmp_path: Path) -> None:
     }
     one = train(recipe(**fields, output_dir=str(tmp_path / "one")))
     two = recipe(**fields, batch_size=2, output_dir=str(tmp_path / "two"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]  # accelerate does this on GPUs
-    command = [*launch, *COMMAND[1:], as_file(two, tmp_path / "recipe.json")]
+    command = [*LAUNCH, *COMMAND[1:], as_file(two, tmp_path / "recipe.json")]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert distance(one.folder, tmp_path / "two") < 1e-6
@@ -152,3 +157,13 @@ def test_a_full_disk_is_a_clear_error_and_costs_no_finished_work(recipe: MakeRec
     assert kept and kept == [f"checkpoint-{step + 1}" for step in range(len(kept))]
     assert f"The one before, {kept[-1]}, is complete" in done.stderr
     assert f"checkpoint-{len(kept) + 1}' could not be written" in done.stderr
+
+
+@pytest.mark.slow
+def test_shards_are_refused_on_every_process(recipe: MakeRecipe, tmp_path: Path) -> None:
+    config = as_file(recipe(data=write_lists(tmp_path, colour_lists(8))), tmp_path / "recipe.json")
+    launch = ["--use_fsdp" if flag == "--multi_gpu" else flag for flag in LAUNCH]
+    command = [*launch, "--fsdp_version", "2", *COMMAND[1:], config]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "FSDP cuts the model into shards" in done.stderr and "--multi_gpu (DDP)" in done.stderr

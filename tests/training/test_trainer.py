@@ -8,10 +8,16 @@ from torch.overrides import TorchFunctionMode
 from training_lists import MakeRecipe, colour_lists, distance, weights_of, write_lists
 
 from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.loading import load_processor
+from llama_index_ziprerank.training.collator import RankingCollator
+from llama_index_ziprerank.training.losses import STAGE2
 from llama_index_ziprerank.training.recipes import Stage1, Stage2
 from llama_index_ziprerank.training.run import train
 from llama_index_ziprerank.training.samples import RankingSample
+from llama_index_ziprerank.training.saving import save_finished
+from llama_index_ziprerank.training.setup import training_arguments, training_model
 from llama_index_ziprerank.training.sources import page_image
+from llama_index_ziprerank.training.trainer import RerankTrainer, qwen
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.20 asks for it
 
@@ -132,6 +138,29 @@ def test_the_saved_checkpoint_scores_as_the_last_measurement_did(
     found = sum(ranking.order[0] in each.positives for ranking, each in zip(orders, lists, strict=True))
     assert trained.quality["step 3"]["recall@1"] == pytest.approx(found / len(lists))
     assert not list(trained.folder.glob("adapter*")) and not (trained.folder / "training_args.bin").exists()
+
+
+@pytest.mark.parametrize(("lora_rank", "rounding"), [(0, 0.0), (4, 1e-5)])
+def test_saving_and_loading_changes_no_score(
+    lora_rank: int, rounding: float, recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    used = recipe(data=write_lists(tmp_path, colour_lists(4)), lora_rank=lora_rank, lora_dropout=0.0)
+    model, processor = training_model(used), load_processor(used.model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    [sample] = colour_lists(1)
+    pages = [page_image(page, 32) for page in sample.pages]
+    before = ListwiseReranker(qwen(model), processor, "before").rerank(sample.query, pages).logits
+    arguments = training_arguments(used, evaluates=False, resumes=False)
+    trainer = RerankTrainer(model, arguments, RankingCollator(processor), STAGE2)
+    folder = save_finished(trainer, torch.float32)
+    after = ListwiseReranker.from_pretrained(str(folder), device="cpu").rerank(sample.query, pages).logits
+    assert after == pytest.approx(before, abs=rounding)
+    start = ListwiseReranker.from_pretrained(used.model, device="cpu").rerank(sample.query, pages).logits
+    assert after != pytest.approx(start, abs=1e-3)
 
 
 def test_the_first_figures_are_those_of_the_given_order_and_of_the_untrained_model(

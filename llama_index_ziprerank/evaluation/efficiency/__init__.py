@@ -1,6 +1,7 @@
 """What a query costs: the same weights and pages through the paper's way, its rivals and this package, in one run.
 
-A chain: configurations, methods, measuring, bench, picture; each file imports only from those before it.
+A chain, each file importing only from those before it: configurations, subjects, methods, settings, report, picture,
+measuring, bench.
 """
 
 from llama_index_ziprerank.compat import import_torchvision

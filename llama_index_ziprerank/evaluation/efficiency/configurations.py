@@ -14,7 +14,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttentio
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.reranking import ListwiseReranker
-from llama_index_ziprerank.reranking.loading import DTYPES, default_device, load_processor
+from llama_index_ziprerank.reranking.loading import default_device, load_processor
 from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
 
 
@@ -48,13 +48,13 @@ SHAPES = {
 }
 """By name. ``"15m"`` is for CPUs; as in the 8B model, about a third of the work is the tower's."""
 
+_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
 _PIXELS = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
 """Fewest and most pixels of a page in Qwen3-VL's processor; nano's own allows fewer."""
 
 
-def load_reranker(
-    name: str, device: str | None = None, dtype: str | None = None, *, seed: int = 0
-) -> ListwiseReranker:
+def load_reranker(name: str, device: str | None = None, dtype: str | None = None, *, seed: int = 0) -> ListwiseReranker:
     """Make a random reranker of a shape in `SHAPES`, or load a checkpoint.
 
     Random ones read the prompt with nano's tokenizer: its ids are valid for every larger vocabulary.
@@ -70,17 +70,14 @@ def load_reranker(
     """
     if name not in SHAPES:
         return ListwiseReranker.from_pretrained(name, device, dtype)
-    if dtype is not None and dtype not in DTYPES[1:]:
-        raise ValueError(f"dtype is one of {', '.join(map(repr, DTYPES[1:]))} for random weights, got {dtype!r}.")
+    if dtype is not None and dtype not in _TYPES:
+        raise ValueError(f"dtype is one of {', '.join(map(repr, _TYPES))} for random weights, got {dtype!r}.")
     where = torch.device(device or default_device())
     precision = dtype or ("float32" if where.type == "cpu" else "bfloat16")
     processor = load_processor(EMBEDDED)
     processor.image_processor.size = _PIXELS
-    model = random_model(configuration(SHAPES[name], processor), where, {str(t)[6:]: t for t in _TYPES}[precision], seed)
+    model = random_model(configuration(SHAPES[name], processor), where, _TYPES[precision], seed)
     return ListwiseReranker(model, processor, name)
-
-
-_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def configuration(shape: Shape, processor: Qwen3VLProcessor) -> Qwen3VLConfig:

@@ -136,6 +136,11 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
         sampler.join()
 
 
+def memory_kind(device: torch.device) -> str:
+    """Say what `peak_memory` measures."""
+    return "torch's allocations" if device.type == "cuda" else "resident memory, sampled every 5 ms"
+
+
 def give_memory_back() -> None:
     """Have glibc return what it keeps for later, or one run would use memory that another has been charged for."""
     if platform.libc_ver()[0] == "glibc":
@@ -167,11 +172,11 @@ def _attention_flops(causal_place: int, *given: Any, out_val: Any = None, **name
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure how many FLOP a second a large square matrix product reaches: the best of ten."""
-    size = 8192 if device.type == "cuda" else 1536
+    """Measure how many FLOP a second a large square matrix product reaches: the best of four."""
+    size = 8192 if device.type == "cuda" else 1024
     matrix = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
-    for _ in range(10):
+    for _ in range(4):
         synchronize(device)
         start = perf_counter()
         torch.matmul(matrix, matrix)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from transformers import Qwen3VLForConditionalGeneration
 
-from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures, RankingInputs, build_ranking_inputs
+from llama_index_ziprerank.evaluation.efficiency.subjects import Subject
+from llama_index_ziprerank.reranking import RankingInputs, build_ranking_inputs
 from llama_index_ziprerank.reranking.features import page_features
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt, prepare_page
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, format_permutation
@@ -24,6 +24,8 @@ from llama_index_ziprerank.reranking.windows import window_spans
 STRIDE = WINDOW_SIZE // 2
 
 Kind = Literal["paper", "generation", "pointwise", "ours"]
+
+_LABELS = {"paper": "the paper's way", "generation": "listwise generation", "pointwise": "page by page"}
 
 
 @dataclass(frozen=True)
@@ -41,26 +43,8 @@ class Method:
     def label(self) -> str:
         """How a table calls it."""
         if self.kind != "ours":
-            return {"paper": "the paper's way", "generation": "generation, listwise", "pointwise": "pointwise"}[self.kind]
+            return _LABELS[self.kind]
         return f"ours, {'warm' if self.warm else 'cold'}, keep {self.keep_ratio:g}, batch {self.batch}"
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What all ways get."""
-
-    reranker: ListwiseReranker
-    twin: Qwen3VLForConditionalGeneration
-    """The same weights with transformers' own tower (`as_transformers_has_it`)."""
-    images: Sequence[Image.Image]
-    features: Sequence[PageFeatures]
-    """Of the same pages, for the warm ways; empty where there is none of them."""
-    queries: Sequence[str]
-
-    @property
-    def feature_bytes(self) -> int:
-        """Memory that the features take."""
-        return sum(layer.nbytes for page in self.features for layer in (page.merged, *page.deepstack))
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """`python -m llama_index_ziprerank.training.nano.build`: everything that makes nano, in one resumable command.
 
-Corpus, tokenizer, stage 0 (reading), one look at every page, the first stage, the ranker, and the two checkpoints. Each
+Corpus, tokenizer, stage 0 (reading), one look at every page, the first stage, votes, the ranker, two checkpoints. Each
 part keeps what it finished in the working folder; run again, on this machine or another, it goes on from there.
 """
 
@@ -13,7 +13,7 @@ from colpali_engine.models import ColQwen3Processor
 from safetensors.torch import load_model
 from transformers import PreTrainedTokenizerFast
 
-from llama_index_ziprerank.training.nano import corpus, export, labels, lists, manuals, ranking, reading, seeing
+from llama_index_ziprerank.training.nano import corpus, export, labels, lists, manuals, ranking, reading, seeing, voting
 from llama_index_ziprerank.training.nano import retrieval as first_stage
 from llama_index_ziprerank.training.nano.synthetic import set_pages
 from llama_index_ziprerank.training.nano.tokenizer import train_tokenizer
@@ -21,7 +21,7 @@ from llama_index_ziprerank.training.nano.tokenizer import train_tokenizer
 PAGES_A_MANUAL = 150
 SYNTHETIC_PAGES = 700
 SEEN_PAGES = 2_000
-READING_SHARE, RETRIEVAL_SHARE, RANKING_SHARE = 0.55, 0.2, 0.25
+READING_SHARE, RETRIEVAL_SHARE, VOTING_SHARE, RANKING_SHARE = 0.55, 0.15, 0.15, 0.15
 """How the time for training is divided."""
 
 
@@ -38,7 +38,8 @@ def build_nano(work: Path, output: Path, minutes: float) -> None:
     maker = lists.ListMaker(seen)
     processor = export.build_processor(tokenizer)
 
-    retriever = export.build_retriever(reader, tokenizer, norm, seeing.piece_rarity(seen, tokenizer))
+    rarity = seeing.piece_rarity(seen, tokenizer)
+    retriever = export.build_retriever(reader, tokenizer, norm, rarity)
     export.save_retriever(retriever, processor, output / "retriever")
     own = ColQwen3Processor.from_pretrained(output / "retriever")
     first_stage.train_retrieval(
@@ -46,8 +47,11 @@ def build_nano(work: Path, output: Path, minutes: float) -> None:
     )
     export.save_retriever(retriever, processor, output / "retriever")
 
+    votes = voting.train_votes(
+        retriever, own, maker, rarity, voting.VotingConfig(VOTING_SHARE * minutes), work / "voting"
+    )
     principal = first_stage.principal_directions(retriever, own, maker)
-    ranker = export.build_reranker(retriever, tokenizer, principal)
+    ranker = export.build_reranker(retriever, tokenizer, principal, votes)
     ranking.train_ranking(ranker, processor, maker, ranking.RankingConfig(RANKING_SHARE * minutes), work / "ranking")
     export.save_reranker(ranker, processor, output / "reranker")
 

@@ -13,6 +13,8 @@ path that it has to find is known, so it is written down, and training only has 
 Everything is ordinary weights; the feed-forward layers of steps 2 to 4 start silent and are free to learn.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -56,18 +58,30 @@ _STRENGTHS = ((0.5, 1.0), (3.0, 1.0), (3.0, 1.0))
 _LEFT, _UP = (0, 0, -1), (0, -1, 0)
 """(time, row, column) that the two heads of a neighbour layer look at first."""
 
-_NEIGHBOUR_GAIN, _TAG_GAIN, _VOTE_GAIN, _COUNT_GAIN = 2.5, 3.0, 2.5, 1.2
-"""Gains of queries and keys: how sharply neighbours, identifiers, words and their rarity are told from others."""
+_NEIGHBOUR_GAIN, _TAG_GAIN, _COUNT_GAIN = 2.5, 3.0, 1.6
+"""Gains of queries and keys: how sharply neighbours, identifiers, and words of the question are told from others."""
 
 _PIXELS_ONLY = 2.0
 """How much it counts that a token is visual when a word looks for itself: more than that words are the same, or it
 would find itself in the instructions."""
 
-_DOUBT = 1.5
-"""How much the first token attracts a word: it outweighs visual tokens that are hardly like it."""
+_CONTENT_SHARE = 0.69
+"""Part of a vote's attention logit that is the cosine of contents; marks are the rest."""
 
-_CALM = 0.3
-"""Gain of the last norm: the letters' logits start a few apart and not by dozens."""
+_CALM = 0.01
+"""Gain of the last norm for a unit of `VoteScale.scale`."""
+
+
+@dataclass(frozen=True)
+class VoteScale:
+    """What was learned about voting before the circuit was written (voting.py)."""
+
+    sharpness: float = 15.0
+    """Attention logit of a cosine of 1."""
+    doubt: float = 0.3
+    """Cosine at which the first token attracts a word as much as a visual token does."""
+    scale: float = 10.0
+    """Logit of a page that gets all votes."""
 
 
 @torch.no_grad()
@@ -94,7 +108,11 @@ def write_neighbours(attention: Qwen3VLTextAttention) -> None:
 
 @torch.no_grad()
 def write_circuit(
-    model: Qwen3VLTextModel, tokenizer: PreTrainedTokenizerFast, compare: Tensor, compare_norm: Tensor
+    model: Qwen3VLTextModel,
+    tokenizer: PreTrainedTokenizerFast,
+    compare: Tensor,
+    compare_norm: Tensor,
+    votes: VoteScale,
 ) -> None:
     """Write the path described above behind the layers that are there already.
 
@@ -107,9 +125,9 @@ def write_circuit(
         _rest(layer.self_attn)
     _write_tag(tag.self_attn)
     vote.input_layernorm.weight[:CONTENT] = compare_norm[:CONTENT]
-    _write_vote(vote.self_attn, compare)
+    _write_vote(vote.self_attn, compare, votes)
     _write_count(count.self_attn)
-    model.norm.weight.fill_(_CALM)
+    model.norm.weight.fill_(_CALM * votes.scale)
 
 
 def _mark_structure(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -157,7 +175,7 @@ def _write_tag(attention: Qwen3VLTextAttention) -> None:
     _sharpen(attention, _TAG_GAIN)
 
 
-def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor) -> None:
+def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor, votes: VoteScale) -> None:
     used = compare[: 2 * len(STABLE)]
     content = used * CONTENT**0.5 / used.norm()  # keeps the length of content that is spread over all dimensions
     for head in range(HEADS):
@@ -168,8 +186,8 @@ def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor) -> None:
         attention.q_proj.weight[pixels, ANY] = _PIXELS_ONLY
         attention.k_proj.weight[pixels, ANY] = -_PIXELS_ONLY
         attention.k_proj.weight[pixels, [VISUAL, FIRST]] = 2 * _PIXELS_ONLY
-        attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = _DOUBT
-    _sharpen(attention, _VOTE_GAIN)
+        attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = max(0.0, 3.2 * votes.doubt - 0.26)  # by the marks above
+    _sharpen(attention, (votes.sharpness / _CONTENT_SHARE / HEAD_WIDTH**0.5) ** 0.5)
 
 
 def _write_count(attention: Qwen3VLTextAttention) -> None:
@@ -180,5 +198,4 @@ def _write_count(attention: Qwen3VLTextAttention) -> None:
         weight = _rows(head, _SLOWEST)[0]
         attention.q_proj.weight[weight, OPENING] = 2
         attention.k_proj.weight[weight, WEIGHT], attention.k_proj.weight[weight, VISUAL] = 1, -1
-        attention.k_proj.weight[_rows(head, _IDLE)[1], ANY] = 1
     _sharpen(attention, _COUNT_GAIN)

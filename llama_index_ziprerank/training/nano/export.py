@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS
-from llama_index_ziprerank.training.nano.circuit import WRITTEN_LAYERS, write_circuit, write_neighbours
+from llama_index_ziprerank.training.nano.circuit import WRITTEN_LAYERS, VoteScale, write_circuit, write_neighbours
 from llama_index_ziprerank.training.nano.layout import (
     ANY,
     CONTENT,
@@ -164,9 +164,9 @@ def keep_reserved(model: ColQwen3) -> None:
 
 @torch.no_grad()
 def build_reranker(
-    retriever: ColQwen3, tokenizer: PreTrainedTokenizerFast, principal: Tensor
+    retriever: ColQwen3, tokenizer: PreTrainedTokenizerFast, principal: Tensor, votes: VoteScale
 ) -> Qwen3VLForConditionalGeneration:
-    """A reranker with the retriever's eyes, words and layers, behind which words vote for pages.
+    """A reranker with the eyes, words and layers of a retriever that learned to vote, written behind them.
 
     `principal` (K, dim): the directions of the retriever's vectors that words are compared in, most telling first.
     """
@@ -176,7 +176,9 @@ def build_reranker(
     inner.language_model.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
     for mine, theirs in zip(inner.language_model.layers[:RETRIEVER_LAYERS], source.layers, strict=True):
         mine.load_state_dict(theirs.state_dict())
-    write_circuit(inner.language_model, tokenizer, principal @ retriever.custom_text_proj.weight, source.norm.weight)
+    write_circuit(
+        inner.language_model, tokenizer, principal @ retriever.custom_text_proj.weight, source.norm.weight, votes
+    )
     model.tie_weights()
     return model.eval()
 

@@ -1,6 +1,7 @@
 """Stage 1 and 2 for nano: the language model learns to rank what the frozen tower reads.
 
-Lists grow from eight blocks to twenty pages, each level with its share of the time. The prompt is that of inference
+Lists of twenty small blocks come first, then twenty pages: all letters take part from the start, or those that do
+not drift. The prompt is that of inference
 (`build_ranking_prompt`), the loss the paper's soft ranking.
 """
 
@@ -48,15 +49,14 @@ class RankingConfig:
 
     minutes: float = 30.0
     """Wall-clock time; a resumed run continues with what is left."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1.5e-4
     """Peak; warm-up over `warmup_steps`, then cosine over the time to 3 %."""
     embedding_rate: float = 0.1
     """The token embeddings learn at this part of the rate: the tower was taught to point at them."""
     warmup_steps: int = 20
     levels: tuple[Level, ...] = (
-        Level(0.60, 8, (10, 16), tokens=9_000),
-        Level(0.85, 12, (14, 20), tokens=10_000),
-        Level(1.00, 20, None, (0.1, 0.5), tokens=12_000),
+        Level(0.70, 20, (8, 10), tokens=9_000),
+        Level(1.00, 20, None, (0.1, 0.4), tokens=12_000),
     )
     save_every: int = 20
     """Steps between checkpoints."""

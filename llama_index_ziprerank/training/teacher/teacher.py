@@ -3,12 +3,14 @@
 The words are the student's own prompt; the paper's teacher is GPT-5-mini (ZipRerank, arXiv:2605.11864).
 
 - An answer that misses candidates is completed: they follow in the order in which they were given, as in RankGPT.
-- An answer that names none is no ranking, and is asked for again.
+- An answer that names none is no ranking, and is asked for again; so is any other answer that cannot be read.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from PIL import Image
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -17,9 +19,11 @@ from llama_index_ziprerank.reranking.permutation import complete_order
 from llama_index_ziprerank.reranking.prompt import prompt_words
 from llama_index_ziprerank.training.teacher.answers import Answer, Ask, RetryRule, read_order
 
+T = TypeVar("T")
+
 
 class UnreadableAnswerError(ValueError):
-    """The answer names no candidate."""
+    """The answer does not hold what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class TeacherTotals:
     completed_by_rule: int = 0
     """Rankings that missed candidates."""
     unreadable: int = 0
-    """Answers that named no candidate."""
+    """Answers that did not hold what was asked for."""
     without_usage: int = 0
     """Answers that did not say how many tokens they took."""
     prompt_tokens: int = 0
@@ -101,27 +105,40 @@ class Teacher:
             TimeoutError: the last attempt took too long.
             Exception: whatever else the callable raised last, or first where no further try makes sense.
         """
+        return await self.ask(prompt_words(query, len(images)).text, images, partial(self._ranking, n=len(images)))
+
+    async def ask(self, prompt: str, images: Sequence[Image.Image], read: Callable[[str], T]) -> T:
+        """Return what `read` makes of an answer; where it raises UnreadableAnswerError the model is asked again.
+
+        Raises as `rank` does.
+        """
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.settings.attempts),
             wait=self._pause,
             retry=retry_if_exception(lambda error: self._seconds_before_retry(error) is not None),
             reraise=True,
         )
-        return await retrying(self._rank_once, prompt_words(query, len(images)).text, images)
+        return await retrying(self._ask_once, prompt, images, read)
 
-    async def _rank_once(self, prompt: str, images: Sequence[Image.Image]) -> TeacherRanking:
+    async def _ask_once(self, prompt: str, images: Sequence[Image.Image], read: Callable[[str], T]) -> T:
         self.totals.requests += 1
         try:
             answer = await asyncio.wait_for(self._ask(prompt, images), self.settings.timeout)
         except asyncio.TimeoutError:  # noqa: UP041 - not the built-in one before Python 3.11
             raise TimeoutError(f"no answer within {self.settings.timeout:g} s") from None
         text = self._counted(answer)
-        named = read_order(text, len(images))
-        if not named:
+        try:
+            return read(text)
+        except UnreadableAnswerError:
             self.totals.unreadable += 1
-            raise UnreadableAnswerError(f"the answer names none of the {len(images)} pages: {text!r:.200}")
-        self.totals.completed_by_rule += len(named) < len(images)
-        return TeacherRanking(complete_order(named, len(images)), text)
+            raise
+
+    def _ranking(self, text: str, n: int) -> TeacherRanking:
+        named = read_order(text, n)
+        if not named:
+            raise UnreadableAnswerError(f"the answer names none of the {n} pages: {text!r:.200}")
+        self.totals.completed_by_rule += len(named) < n
+        return TeacherRanking(complete_order(named, n), text)
 
     def _counted(self, answer: str | Answer) -> str:
         if isinstance(answer, str):

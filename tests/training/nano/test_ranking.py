@@ -15,7 +15,8 @@ from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import window_inputs
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
-from llama_index_ziprerank.training.nano import export, lists, queries, ranking, reading, retrieval
+from llama_index_ziprerank.training.nano import export, lists, queries, ranking, reading, retrieval, voting
+from llama_index_ziprerank.training.nano.circuit import VoteScale
 from llama_index_ziprerank.training.nano.layout import ANY, CONTENT, EMBEDDING_NORM, MARK, RESERVED, VISUAL
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
@@ -79,9 +80,11 @@ def test_a_batch_of_pairs_comes_from_few_manuals(seen: list[lists.SeenPage]) -> 
 
 
 def ranker(reader: reading.Reader, tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    """A ranker as it starts: words are compared as they are."""
-    retriever = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
-    return export.build_reranker(retriever, tokenizer, torch.eye(320))
+    """A ranker as it starts: words are compared as they are, and those of the vocabulary tell something."""
+    rarity = torch.zeros(len(tokenizer))
+    rarity[tokenizer(" ".join(VOCABULARY), add_special_tokens=False).input_ids] = 1
+    retriever = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, rarity)
+    return export.build_reranker(retriever, tokenizer, torch.eye(320), VoteScale())
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -142,3 +145,36 @@ def test_the_retriever_learns_and_loads_through_the_encoder(
     with torch.no_grad():
         mine = retrieval.encode_queries(model.eval(), own, ["hash table"])[0]
     assert np.allclose(vectors, mine.numpy(), atol=2e-3)  # half precision on disk
+
+
+def test_votes_are_shared_between_pages_and_doubt() -> None:
+    votes = voting.Votes()
+    words = torch.eye(3)[:2][None]  # one question of two words
+    pages = torch.zeros(2, 2, 3)
+    pages[0, 0], pages[1, 0], pages[1, 1] = torch.eye(3)[0], torch.eye(3)[0], torch.eye(3)[2]
+    with torch.no_grad():
+        both = votes(words, torch.tensor([[1.0, 1.0]]), pages)[0] / votes.scale
+        first = votes(words, torch.tensor([[1.0, 0.0]]), pages)[0] / votes.scale
+    assert torch.allclose(first, torch.tensor([0.5, 0.5]), atol=1e-3)  # it stands on both pages
+    assert torch.allclose(both, first / 2, atol=1e-2)  # the other word stands nowhere and doubts
+
+
+def test_only_the_words_of_the_question_vote(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    export.build_processor(tokenizer).save_pretrained(tmp_path)
+    own = ColQwen3Processor.from_pretrained(tmp_path)
+    weights = voting.word_weights(own, ["hash table", "page"], torch.ones(len(tokenizer)))
+    asked = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in ("hash table", "page")]
+    assert (weights > 0).sum(1).tolist() == asked
+
+
+def test_voting_learns_and_keeps_the_reserved_dimensions_free(
+    seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
+    export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
+    own = ColQwen3Processor.from_pretrained(tmp_path)
+    config = voting.VotingConfig(minutes=0.03, blocks=((1.0, (2, 2), 4),))
+    votes = voting.train_votes(model, own, lists.ListMaker(seen), torch.ones(len(tokenizer)), config, tmp_path)
+    assert votes != VoteScale(15.0, 0.5, 10.0)
+    assert model.language_model.layers[0].mlp.down_proj.weight[:CONTENT].any()
+    assert not model.language_model.layers[0].mlp.down_proj.weight[RESERVED].any()

@@ -1,0 +1,184 @@
+"""One run of the benchmark: every method on the same pages and weights, in rounds, so that all meet the same machine.
+
+First each method runs once to warm up, with its arithmetic counted; then rounds of one run each are timed. Medians
+count. A method that takes long is timed in fewer rounds.
+"""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from time import perf_counter
+
+import torch
+import transformers
+from PIL import Image
+from transformers import Qwen3VLForConditionalGeneration
+
+from llama_index_ziprerank.evaluation.efficiency.configurations import as_transformers_has_it, load_reranker
+from llama_index_ziprerank.evaluation.efficiency.measuring import (
+    STAGES,
+    count_flops,
+    listening,
+    matmul_peak,
+    memory_kind,
+    peak_memory,
+)
+from llama_index_ziprerank.evaluation.efficiency.methods import Method, run
+from llama_index_ziprerank.evaluation.efficiency.report import Environment, Report, Row
+from llama_index_ziprerank.evaluation.efficiency.settings import Settings, Size
+from llama_index_ziprerank.evaluation.efficiency.subjects import Subject, page_images, questions
+from llama_index_ziprerank.evaluation.tracking import Track, silently
+from llama_index_ziprerank.reranking import ListwiseReranker, RerankMemoryError
+from llama_index_ziprerank.reranking.batching import is_out_of_memory
+from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
+
+
+@dataclass
+class _Case:
+    """A method that did not run out of memory, and what its runs have shown so far."""
+
+    method: Method
+    flops: int
+    logits: torch.Tensor | None
+    """Of the first question, (N,)."""
+    rounds: int
+    times: list[dict[str, float]] = field(default_factory=list)
+    tokens: int = 0
+    rise: int = 0
+
+    def run(self, subject: Subject) -> None:
+        models = [subject.reranker.model, subject.twin]
+        with peak_memory(models[0].device) as memory, listening(models) as watch:
+            run(self.method, subject)
+        self.times.append(watch.milliseconds())
+        self.tokens, self.rise = watch.tokens, max(self.rise, memory.rise)
+
+    def row(self, subject: Subject) -> Row:
+        batch = self.method.batch
+        totals = [sum(times.values()) / batch for times in self.times]
+        weights = sum(weight.nbytes for weight in subject.reranker.model.parameters())
+        return Row(
+            method=self.method,
+            pages=len(subject.images),
+            size=subject.images[0].size,
+            milliseconds={stage: median(times[stage] for times in self.times) / batch for stage in STAGES},
+            total=median(totals),
+            fastest=min(totals),
+            slowest=max(totals),
+            tokens=self.tokens // batch,
+            peak_bytes=weights + self.rise + (subject.feature_bytes if self.method.warm else 0),
+            flops=self.flops,
+            rounds=len(self.times),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one list of pages has shown; the fields mean what they do in `Report`."""
+
+    rows: list[Row]
+    differences: tuple[float | None, float | None]
+    """`Report.difference` and `Report.spread`."""
+    out_of_memory: list[str]
+    matmul_peak: float
+    """The best that was seen between the rounds, so that a disturbance does not pass for the machine's speed."""
+
+
+def bench(settings: Settings, track: Track = silently) -> Report:
+    """Run the benchmark.
+
+    Raises:
+        ValueError: for a dtype that is none, and what loading a checkpoint raises.
+        RerankMemoryError: when no method of the table has enough memory.
+    """
+    reranker = load_reranker(settings.model, settings.device, settings.dtype, seed=settings.seed)
+    settings = settings.on(reranker.model.device.type)
+    twin = as_transformers_has_it(reranker.model)
+
+    def measured(methods: Sequence[Method], pages: int, size: Size) -> Outcome:
+        subject = _subject(reranker, twin, methods, page_images(pages, size, settings.seed))
+        return measure(methods, subject, settings, track)
+
+    table = measured(settings.methods, settings.pages, settings.size)
+    if not table.rows:
+        raise RerankMemoryError(f"Out of memory with every method on {reranker.model.device}. Measure fewer pages.")
+    curves = [measured(settings.curves, *point) for point in settings.points]
+    return Report(
+        settings,
+        _environment(reranker.model, max(outcome.matmul_peak for outcome in (table, *curves))),
+        rows=table.rows,
+        points=[row for outcome in curves for row in outcome.rows],
+        difference=table.differences[0],
+        spread=table.differences[1],
+        out_of_memory=[label for outcome in (table, *curves) for label in outcome.out_of_memory],
+    )
+
+
+def _subject(
+    reranker: ListwiseReranker,
+    twin: Qwen3VLForConditionalGeneration,
+    methods: Sequence[Method],
+    images: Sequence[Image.Image],
+) -> Subject:
+    features = reranker.encode_pages(images) if any(method.warm for method in methods) else []
+    return Subject(reranker, twin, images, features, questions(max(method.batch for method in methods)))
+
+
+def measure(methods: Sequence[Method], subject: Subject, settings: Settings, track: Track) -> Outcome:
+    """Measure methods on one list of pages; those that are out of memory are noted, and the others go on."""
+    cases: list[_Case] = []
+    out_of_memory: list[str] = []
+    for method in track(methods, f"Warming up, {subject.name}", len(methods)):
+        try:
+            cases.append(_warmed_up(method, subject, settings))
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, RerankMemoryError) or is_out_of_memory(error)):
+                raise
+            out_of_memory.append(f"{method.label} ({subject.name})")
+    rounds = [case for number in range(settings.repeats) for case in cases if number < case.rounds]
+    model = subject.reranker.model
+    peak = matmul_peak(model.device, model.dtype)
+    for case in track(rounds, f"Measuring, {subject.name}", len(rounds)):
+        case.run(subject)
+        peak = max(peak, matmul_peak(model.device, model.dtype))
+    differences = _differences(cases, len(subject.images))
+    return Outcome([case.row(subject) for case in cases], differences, out_of_memory, peak)
+
+
+def _warmed_up(method: Method, subject: Subject, settings: Settings) -> _Case:
+    """Run a method once. Of a batch one question is run: the counter listens to one thread, and all cost the same."""
+    started = perf_counter()
+    flops, answers = count_flops(lambda: run(replace(method, batch=1), subject))
+    seconds = method.batch * (perf_counter() - started)
+    rounds = max(1, min(settings.repeats, int(settings.seconds / seconds)))
+    return _Case(method, flops, answers[0] if answers else None, rounds)
+
+
+def _differences(cases: Sequence[_Case], pages: int) -> tuple[float | None, float | None]:
+    """Return how far our logits, nothing pruned, are from the paper's way, and how far its own lie apart.
+
+    None where they cannot be compared: one of both was not run, or pages were read in several windows.
+    """
+    papers = [case.logits for case in cases if case.method.kind == "paper" and case.logits is not None]
+    ours = [case.logits for case in cases if case.method.kind == "ours" and case.method.keep_ratio == 1]
+    if not papers or not ours or pages > WINDOW_SIZE:
+        return None, None
+    [paper] = papers
+    difference = max(float((logits - paper).abs().max()) for logits in ours if logits is not None)
+    return difference, float(paper.max() - paper.min())
+
+
+def _environment(model: Qwen3VLForConditionalGeneration, peak: float) -> Environment:
+    device, weights = model.device, list(model.parameters())
+    return Environment(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})",
+        threads=torch.get_num_threads(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        parameters=sum(weight.numel() for weight in weights),
+        weight_bytes=sum(weight.nbytes for weight in weights),
+        matmul_peak=peak,
+        memory=memory_kind(device),
+    )

@@ -1,0 +1,228 @@
+"""Vision features of pages that were seen before: in memory up to a budget, on disk beyond it and beyond the process.
+
+A page is known by what it shows (a hash of its image file or of its pixels), under a checkpoint whose vision tower,
+resize and normalisation are known by a fingerprint. So nothing has to be removed when a page or a model changes.
+Several processes may share a folder: files are written whole or not at all, and equal names hold equal features.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from cachetools import LRUCache
+from transformers import Qwen3VLProcessor
+
+from llama_index_ziprerank.reranking.features import PageFeatures
+from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, PageSource, page_digest, visual_tokens
+from llama_index_ziprerank.reranking.stored_features import TORCH_TYPES, StoredFeatures, StoredType, check_stored_type
+
+MEMORY_BYTES = 2**30
+"""Default budget: 1,400 pages of nano in float32, 44 pages of an 8B model in bfloat16."""
+
+_FILE_OVERHEAD = 1024  # header of a file, at most
+_HOUR = 3600.0  # seconds after which a file that is not whole yet has no writer any more
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DiskCost:
+    """What caching some pages will take on disk."""
+
+    pages: int
+    """Pages whose features are not there yet."""
+    bytes: int
+
+
+class FeatureCache:
+    """Features by page and checkpoint; safe for several threads, its folder for several processes.
+
+    Features that come out are those of the stored type also when they have just been put in, so a page has the same
+    scores the first time and every time after.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        dtype: StoredType | None = None,
+    ) -> None:
+        """Open a cache.
+
+        Args:
+            folder: where features outlive the process, made when the first is written. None: memory alone.
+            memory_bytes: budget for features on the model's device; the least recently used leave. 0: disk alone.
+            dtype: stored type. None: what the folder holds of a checkpoint, else the model's own, which is exact.
+
+        Raises:
+            ValueError: for a negative budget, an unknown type, or a folder that is a file.
+        """
+        if memory_bytes < 0:
+            raise ValueError(f"memory_bytes is 0 (none) or more, got {memory_bytes}.")
+        self.folder = None if folder is None else Path(folder).absolute()
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"The cache folder {self.folder} is a file. Name a folder, or one that is not there yet.")
+        self.dtype = None if dtype is None else check_stored_type(dtype)
+        self._memory: LRUCache[tuple[str, str], StoredFeatures] = LRUCache(memory_bytes, getsizeof=_size)
+        self._lock = threading.Lock()
+        self._types: dict[str, StoredType] = {}
+        self._is_writable, self._is_swept = True, False
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the features in memory take now, never above the budget."""
+        return int(self._memory.currsize)
+
+    def get(self, key: CheckpointKey, digest: str) -> PageFeatures | None:
+        """Return a page's features, None when they are not known."""
+        stored, name = self.stored_type(key), self._name(key, digest)
+        with self._lock:
+            features = self._memory.get(name)
+        if features is None and self.folder is not None:
+            features = StoredFeatures.map(self._path(name), "/".join(name), key.shape, stored)
+            if features is not None:
+                features = self._keep(name, features, key.device)
+        return None if features is None else features.unpack(key.dtype, key.device)
+
+    def put(self, key: CheckpointKey, digest: str, features: PageFeatures) -> PageFeatures:
+        """Keep a page's features and return them as they come out again."""
+        name = self._name(key, digest)
+        stored = StoredFeatures.pack(features, self.stored_type(key))
+        self._write(name, stored)
+        return self._keep(name, stored, key.device).unpack(key.dtype, key.device)
+
+    def holds(self, key: CheckpointKey, digest: str) -> bool:
+        """Whether a page's features are on disk or, without a folder, in memory; a file may still prove damaged."""
+        name = self._name(key, digest)
+        return self._path(name).exists() if self.folder is not None else name in self._memory
+
+    def stored_type(self, key: CheckpointKey) -> StoredType:
+        """Return in which type the features of a checkpoint are stored here."""
+        if self.dtype is not None:
+            return self.dtype
+        if key.fingerprint not in self._types:
+            own: list[StoredType] = [name for name, kind in TORCH_TYPES.items() if kind == key.dtype]
+            there = [name for name in (*own, *TORCH_TYPES) if self._has_folder(key.fingerprint, name)]
+            self._types[key.fingerprint] = (there or own)[0]
+        return self._types[key.fingerprint]
+
+    def cost(self, key: CheckpointKey, processor: Qwen3VLProcessor, pages: Iterable[PageSource]) -> DiskCost:
+        """Return what `put` will write for pages that are not there yet, from their sizes alone."""
+        missing: dict[str, int] = {}
+        for page in pages:
+            digest = page_digest(page)
+            if digest not in missing and not self.holds(key, digest):
+                tokens = visual_tokens(processor, page)
+                missing[digest] = key.shape.stored_bytes(tokens, self.stored_type(key)) + _FILE_OVERHEAD
+        return DiskCost(len(missing), sum(missing.values()))
+
+    def _keep(self, name: tuple[str, str], features: StoredFeatures, device: torch.device) -> StoredFeatures:
+        """Move features to the device and remember them there; those beyond the whole budget stay where they are."""
+        if features.nbytes > self._memory.maxsize:
+            return features
+        features = features.to(device)
+        with self._lock:
+            self._memory[name] = features
+        return features
+
+    def _write(self, name: tuple[str, str], features: StoredFeatures) -> None:
+        """Write to disk; where that fails the cache goes on in memory, since features can be made again."""
+        if self.folder is None or not self._is_writable:
+            return
+        unfinished = self.folder / "unfinished"
+        try:
+            if not self._is_swept:
+                _sweep(unfinished)
+                self._is_swept = True
+            features.write(self._path(name), "/".join(name), unfinished)
+        except OSError as error:
+            self._is_writable = False
+            _log.warning("Page features are no longer written to %s, but kept in memory: %s", self.folder, error)
+
+    def _path(self, name: tuple[str, str]) -> Path:
+        assert self.folder is not None
+        return _file(self.folder / name[0], name[1])
+
+    def _has_folder(self, fingerprint: str, stored: StoredType) -> bool:
+        return self.folder is not None and (self.folder / f"{fingerprint}-{stored}").is_dir()
+
+    def _name(self, key: CheckpointKey, digest: str) -> tuple[str, str]:
+        return f"{key.fingerprint}-{self.stored_type(key)}", digest
+
+
+def forget_image_files(folder: Path, files: Iterable[Path]) -> None:
+    """Remove from a cache folder what it holds of these image files, for all checkpoints; missing files are fine."""
+    kinds = [kind for kind in folder.iterdir() if kind.is_dir()]
+    for file in files:
+        if file.is_file():
+            digest = page_digest(PageFile(file.read_bytes()))
+            for kind in kinds:
+                _file(kind, digest).unlink(missing_ok=True)
+
+
+Look = Callable[[Iterable[tuple[int, PageSource]]], Iterable[PageFeatures]]
+"""Runs the vision tower over pages, each with its place in the list that it comes from."""
+
+
+def cached_features(
+    cache: FeatureCache, key: CheckpointKey, pages: Sequence[tuple[int, PageSource]], look: Look
+) -> list[PageFeatures]:
+    """Return the features of every page, from the cache where it has them; of pages that show the same, look at one."""
+    digests = [page_digest(page) for _, page in pages]
+    known = {digest: cache.get(key, digest) for digest in dict.fromkeys(digests)}
+    features = {digest: found for digest, found in known.items() if found is not None}
+    missing = {digest: pages[digests.index(digest)] for digest in known if digest not in features}
+    for digest, seen in zip(missing, look(missing.values()), strict=True):
+        features[digest] = cache.put(key, digest, seen)
+    return [features[digest] for digest in digests]
+
+
+def fill_cache(
+    cache: FeatureCache,
+    key: CheckpointKey,
+    pages: Iterable[PageSource],
+    look: Look,
+) -> int:
+    """Cache the features of pages that it lacks, a bounded number at a time; return how many these were."""
+    waiting: deque[str] = deque()
+
+    def missing() -> Iterator[tuple[int, PageSource]]:
+        seen: set[str] = set()
+        for place, page in enumerate(pages):
+            digest = page_digest(page)
+            if digest not in seen and not cache.holds(key, digest):
+                waiting.append(digest)
+                yield place, page
+            seen.add(digest)
+
+    written = 0
+    for features in look(missing()):
+        cache.put(key, waiting.popleft(), features)
+        written += 1
+    return written
+
+
+def _sweep(unfinished: Path) -> None:
+    """Make the folder of files in the making, and remove those whose writer was killed."""
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for file in unfinished.iterdir():
+        try:
+            if time.time() - file.stat().st_mtime > _HOUR:
+                file.unlink()
+        except FileNotFoundError:  # its writer, or another process that sweeps, was faster
+            continue
+
+
+def _file(kind: Path, digest: str) -> Path:
+    """Return where the features of a page lie: folders of moderate size, whatever the number of pages."""
+    return kind / digest[:2] / f"{digest}.safetensors"
+
+
+def _size(features: StoredFeatures) -> int:
+    return features.nbytes

@@ -1,0 +1,113 @@
+"""What is fine-tuned on what, with whose help, and whether an output folder holds the beginning of just that."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from llama_index_ziprerank.training.finetune.documents import write_whole
+from llama_index_ziprerank.training.finetune.text_teacher import Embed
+from llama_index_ziprerank.training.recipes import Stage2
+from llama_index_ziprerank.training.teacher import Teacher
+
+OpenTeacher: TypeAlias = Callable[[], AbstractAsyncContextManager[Teacher]]
+
+WORK = "work"
+"""Folder in the output folder with everything that leads to the checkpoint."""
+
+RECIPE: dict[str, Any] = {
+    "lora_rank": 16,
+    "learning_rate": 1e-4,
+    "epochs": 3.0,
+    "batch_size": 1,
+    "gradient_accumulation": 8,
+    "warmup_steps": 5,
+    "save_steps": 10,
+    "shuffle_candidates": True,
+}
+"""Where stage 2 on a few hundred lists differs from the paper's on 50,000: adapters and a rate that suits them, for
+there are few steps; shuffled, because a page that the first stage missed stands last and must not be known by that."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is fine-tuned on what."""
+
+    output: Path
+    model: str = "nano"
+    retriever: str = "nano"
+    held_out: float = 0.25
+    """Share of the questions that are measured on, about."""
+    questions_per_page: int = 3
+    """That an LLM writes."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Fields of stage 2 that differ from `RECIPE`."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out}.")
+        if self.questions_per_page < 1:
+            raise ValueError(f"questions_per_page is at least 1, got {self.questions_per_page}.")
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """What orders the candidates, and what may help with it."""
+
+    name: str = "the text layer, BM25 alone"
+    """What is said about the teacher."""
+    open_teacher: OpenTeacher | None = None
+    """Opens a model that sees pages, which writes questions and orders candidates; None: the text layer stands in."""
+    embed: Embed | None = None
+    """Sentence embeddings for the text layer."""
+
+
+def stage2_recipe(settings: Settings) -> Stage2:
+    """Return the recipe of stage 2; ValueError when a field is unknown or out of its bounds."""
+    on_gpu = torch.cuda.is_available()
+    values: dict[str, Any] = {
+        **RECIPE,
+        "precision": "bfloat16" if on_gpu else "float32",
+        "gradient_checkpointing": on_gpu,
+        "workers": 2 if on_gpu else 0,
+        "max_candidates": 10 if on_gpu else 5,  # attention over half of the pages takes a quarter of the time
+        "seed": settings.seed,
+        **settings.recipe,
+        "model": settings.model,
+        "data": str(settings.output / WORK / "lists.jsonl"),
+        "output_dir": str(settings.output),
+        "held_out": 0,
+        "resume": True,
+    }
+    try:
+        return Stage2(**values)
+    except TypeError as error:
+        raise ValueError(f"The recipe has a field that stage 2 has not: {error}") from error
+
+
+def check_output(pdfs: Sequence[Path], settings: Settings, helpers: Helpers) -> None:
+    """Raise ValueError unless the output folder is empty, or holds the beginning of this very fine-tuning."""
+    if len({path.stem for path in pdfs}) < len(pdfs):
+        raise ValueError(f"Each PDF needs a name of its own, got {', '.join(map(str, pdfs))}. Rename one.")
+    told = settings.output / WORK / "settings.json"
+    files = [[path.name, path.stat().st_size] for path in pdfs if path.is_file()]
+    chosen = {key: value for key, value in asdict(settings).items() if key != "output"}
+    wanted = {"files": files, "teacher": helpers.name, **chosen}
+    if told.is_file():
+        found = json.loads(told.read_text(encoding="utf-8"))
+        if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
+            raise ValueError(
+                f"{str(settings.output)!r} holds a fine-tuning with other {', '.join(differing)}. Name another folder, "
+                "or run it with what it was begun with."
+            )
+        return
+    if settings.output.is_dir() and any(settings.output.iterdir()):
+        raise ValueError(f"The output folder {str(settings.output)!r} is not empty. Name another.")
+    stage2_recipe(settings)  # a wrong field is said before a page is read
+    told.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(told, json.dumps(wanted, indent=2))

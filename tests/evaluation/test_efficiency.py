@@ -1,0 +1,213 @@
+"""What the benchmark measures: that all methods do the same work, and that the work is counted right."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_retriever import PARITY
+from torch import nn
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+
+from llama_index_ziprerank.evaluation.efficiency.bench import measure
+from llama_index_ziprerank.evaluation.efficiency.configurations import (
+    SHAPES,
+    as_transformers_has_it,
+    configuration,
+    load_reranker,
+    random_model,
+)
+from llama_index_ziprerank.evaluation.efficiency.measuring import count_flops, listening, matmul_peak, peak_memory
+from llama_index_ziprerank.evaluation.efficiency.methods import Method, run
+from llama_index_ziprerank.evaluation.efficiency.report import Environment, Report
+from llama_index_ziprerank.evaluation.efficiency.settings import Settings, parse_size
+from llama_index_ziprerank.evaluation.efficiency.subjects import Subject, page_images, questions
+from llama_index_ziprerank.evaluation.tracking import silently
+from llama_index_ziprerank.reranking.loading import load_processor
+
+PAPER, COLD, WARM = Method("paper"), Method("ours"), Method("ours", warm=True)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """Three pages for the tiny checkpoint of the parity data."""
+    reranker = load_reranker(str(PARITY), device="cpu")
+    images = page_images(3, (160, 200))
+    return Subject(
+        reranker, as_transformers_has_it(reranker.model), images, reranker.encode_pages(images), questions(3)
+    )
+
+
+@pytest.fixture
+def short_of_memory(subject: Subject) -> Iterator[None]:
+    """The paper's way finds no memory for all its logits."""
+
+    def run_out(module: Any, given: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    hook = subject.twin.lm_head.register_forward_pre_hook(run_out)
+    yield
+    hook.remove()
+
+
+@pytest.mark.parametrize("method", [COLD, WARM, Method("ours", batch=3), Method("ours", warm=True, batch=3)])
+def test_ours_with_every_visual_token_gives_the_logits_of_the_papers_way(subject: Subject, method: Method) -> None:
+    papers = run(Method("paper", batch=method.batch), subject)
+    ours = run(method, subject)
+    assert len(ours) == len(papers) == method.batch
+    assert all(paper.shape == (3,) and paper.max() > paper.min() for paper in papers)
+    torch.testing.assert_close(ours, papers, rtol=0, atol=1e-4)
+
+
+def test_random_weights_agree_too_and_come_from_the_seed() -> None:
+    def logits(seed: int) -> list[torch.Tensor]:
+        reranker = load_reranker("15m", device="cpu", seed=seed)
+        pages = page_images(2, (128, 160))
+        subject = Subject(reranker, as_transformers_has_it(reranker.model), pages, [], questions(1))
+        paper, [ours] = run(PAPER, subject), run(COLD, subject)
+        torch.testing.assert_close(paper, [ours], rtol=0, atol=1e-4)
+        return paper
+
+    assert torch.equal(logits(0)[0], logits(0)[0])
+    assert not torch.equal(logits(0)[0], logits(1)[0])
+
+
+def test_the_twin_shares_all_weights_and_has_transformers_own_tower(subject: Subject) -> None:
+    model, twin = subject.reranker.model, subject.twin
+    assert {w.data_ptr() for w in twin.parameters()} == {w.data_ptr() for w in model.parameters()}
+    assert type(twin.model.visual.patch_embed.proj) is nn.Conv3d
+    assert type(model.model.visual.patch_embed.proj) is not nn.Conv3d
+    assert {type(block.attn) for block in twin.model.visual.blocks} == {Qwen3VLVisionAttention}
+    assert Qwen3VLVisionAttention not in {type(block.attn) for block in model.model.visual.blocks}
+
+
+@pytest.mark.parametrize(("name", "millions"), [("15m", 15.6), ("2b", 2_127.5), ("4b", 4_437.8), ("8b", 8_767.1)])
+def test_shapes_have_the_parameters_of_their_namesakes(name: str, millions: float) -> None:
+    config = configuration(SHAPES[name], load_processor("nano"))
+    model = random_model(config, torch.device("meta"), torch.bfloat16)
+    assert sum(weight.numel() for weight in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_flops_are_those_one_counts_by_hand() -> None:
+    query = torch.randn(1, 2, 10, 8)  # two heads, ten tokens, width 8: two products of 2 * 10 * 10 * 8 a head
+    attend = nn.functional.scaled_dot_product_attention
+    assert count_flops(lambda: torch.ones(3, 4) @ torch.ones(4, 5))[0] == 2 * 3 * 4 * 5
+    assert count_flops(lambda: attend(query, query, query))[0] == 2 * 2 * 2 * 10 * 10 * 8
+    assert count_flops(lambda: attend(query, query, query, is_causal=True))[0] == 2 * 2 * 10 * 10 * 8
+    with torch.inference_mode():
+        assert count_flops(lambda: attend(query, query, query, is_causal=True))[0] == 2 * 2 * 10 * 10 * 8
+
+
+def test_ours_saves_exactly_the_head_at_all_but_nothing_else(subject: Subject) -> None:
+    flops = {method: count_flops(lambda method=method: run(method, subject))[0] for method in (PAPER, COLD)}
+    with listening([subject.twin]) as watch:
+        run(PAPER, subject)
+    width, words = subject.twin.lm_head.weight.shape[1], subject.twin.lm_head.weight.shape[0]
+    assert flops[PAPER] - flops[COLD] == pytest.approx(2 * watch.tokens * width * words, rel=0.01)
+
+
+def test_stages_and_tokens_are_those_of_the_method(subject: Subject) -> None:
+    def watched(method: Method) -> tuple[dict[str, float], int]:
+        with listening([subject.reranker.model, subject.twin]) as watch:
+            run(method, subject)
+        return watch.milliseconds(), watch.tokens
+
+    ranking = subject.reranker.rerank(subject.queries[0], subject.images)
+    pruned = subject.reranker.rerank(subject.queries[0], subject.images, 0.5)
+    (cold, tokens), (warm, kept) = watched(COLD), watched(Method("ours", warm=True, keep_ratio=0.5))
+    assert min(cold.values()) > 0
+    assert warm["vision"] == warm["prepare"] == 0 < warm["prune"]
+    assert (tokens, kept) == (ranking.sequence_length, pruned.sequence_length)
+    assert watched(PAPER)[1] == tokens
+    # the answer is "A] > [B] > [C]", ten tokens; the first comes of the prompt, the last is not read again
+    assert watched(Method("generation"))[1] == tokens + 9
+    one_by_one = [subject.reranker.rerank(subject.queries[0], [image]) for image in subject.images]
+    assert watched(Method("pointwise"))[1] == sum(ranking.sequence_length for ranking in one_by_one)
+
+
+def test_lists_longer_than_a_window_are_read_in_the_same_windows(subject: Subject) -> None:
+    pages = Subject(subject.reranker, subject.twin, page_images(25, (64, 64)), [], questions(1))
+    read = {}
+    for method in (PAPER, COLD):
+        with listening([subject.reranker.model, subject.twin]) as watch:
+            run(method, pages)
+        read[method] = watch.tokens
+    assert read[PAPER] == read[COLD]
+
+
+def test_memory_is_what_a_block_needs_at_most() -> None:
+    with peak_memory(torch.device("cpu")) as memory:
+        for _ in range(40):
+            torch.ones(25_000_000).sum().item()  # 100 MB, again and again
+    assert 70e6 < memory.rise < 250e6
+
+
+def test_a_method_out_of_memory_is_named_and_the_others_go_on(subject: Subject, short_of_memory: None) -> None:
+    outcome = measure([PAPER, WARM], subject, Settings(repeats=2), silently)
+    assert [row.method for row in outcome.rows] == [WARM]
+    assert outcome.out_of_memory == ["the paper's way (3 pages of 160x200)"]
+    assert outcome.differences == (None, None)
+
+
+def test_the_report_compares_rows_on_the_same_pages_only(subject: Subject) -> None:
+    settings = Settings(pages=3, size=(160, 200), repeats=2, batches=(1,))
+    table = measure([PAPER, WARM], subject, settings, silently)
+    lone = measure([WARM], Subject(subject.reranker, subject.twin, *_two_of(subject)), settings, silently)
+    where = Environment("cpu", 1, "float32", "2", "5", 1, 4, matmul_peak=1e12, memory="resident")
+    report = Report(settings, where, table.rows, lone.rows, *table.differences, [])
+    paper, ours = report.rows
+
+    assert report.difference is not None and report.spread is not None and report.difference < 1e-4 < report.spread
+    assert report.speed_up(paper) == report.share_of_memory(paper) == 1
+    assert report.speed_up(ours) == paper.total / ours.total
+    assert report.speed_up(report.points[0]) is None
+    assert report.share_of_peak(ours) == pytest.approx(ours.flops / (ours.total * 1e-3) / 1e12)
+    assert ours.fastest <= ours.total <= ours.slowest and ours.rounds == 2
+    assert json.loads(json.dumps(report.as_json()))["rows"][1]["label"] == "ours, warm, keep 1, batch 1"
+
+
+def test_a_matmul_peak_is_a_speed() -> None:
+    assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32) < 1e14
+
+
+def test_pages_are_of_their_size_and_no_two_are_alike() -> None:
+    pages = page_images(3, (90, 60))
+    assert {page.size for page in pages} == {(90, 60)}
+    assert len({page.tobytes() for page in pages}) == 3
+    assert page_images(1, (90, 60))[0].tobytes() == pages[0].tobytes() != page_images(1, (90, 60), 1)[0].tobytes()
+    assert len(set(questions(100))) == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kinds": ("ours", "magic")}, "Methods are paper, generation, pointwise, ours; got magic"),
+        ({"kinds": ()}, "nothing to measure"),
+        ({"keep_ratios": (0.0,)}, "keep_ratio is above 0 and at most 1, got 0.0"),
+        ({"pages": 0}, "pages is at least 1, got 0"),
+        ({"counts": (5, 0)}, "at least 1, got (5, 0)"),
+        ({"sizes": ((8, 100),)}, "32 to 4096 pixels a side, got 8x100"),
+    ],
+)
+def test_settings_say_what_came(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Settings(**options)
+    assert said in str(caught.value)
+
+
+def test_sizes_are_read_as_width_and_height() -> None:
+    assert parse_size(" 768X1000") == (768, 1000)
+    with pytest.raises(ValueError, match="such as 768x1000; got '768'"):
+        parse_size("768")
+
+
+def test_random_weights_need_a_precision_that_is_one() -> None:
+    with pytest.raises(ValueError, match="dtype is one of 'bfloat16', 'float16', 'float32'.*got 'int4'"):
+        load_reranker("15m", dtype="int4")
+
+
+def _two_of(subject: Subject) -> tuple[list[Image.Image], list[Any], list[str]]:
+    return list(subject.images[:2]), list(subject.features[:2]), list(subject.queries)

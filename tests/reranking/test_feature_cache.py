@@ -1,0 +1,357 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from llama_index_ziprerank.pages.images import encode_png
+from llama_index_ziprerank.pages.pdf import read_pages
+from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.feature_cache import FeatureCache, forget_image_files
+from llama_index_ziprerank.reranking.features import PageFeatures, kept_deepstack
+from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, checkpoint_key, page_digest
+from llama_index_ziprerank.reranking.stored_features import TORCH_TYPES, FeatureShape, StoredFeatures, StoredRows
+
+SHAPE = FeatureShape(width=8, layers=2, merge=2)
+
+
+@pytest.fixture
+def with_cache(reranker: ListwiseReranker, tmp_path: Path):
+    """The tiny checkpoint with a cache of the given options, in one folder."""
+
+    def build(**options) -> ListwiseReranker:
+        cache = FeatureCache(tmp_path / "features", **options)
+        return ListwiseReranker(reranker.model, reranker.processor, cache=cache)
+
+    return build
+
+
+def _made_up(tokens: int = 6, seed: int = 0) -> PageFeatures:
+    generator = torch.Generator().manual_seed(seed)
+    merged, *layers = torch.randn(3, tokens, 8, generator=generator)
+    return PageFeatures(merged, tuple(layers), (1, 4, tokens))
+
+
+def _refuse(*_: object) -> None:
+    raise AssertionError("the vision tower was asked")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _assert_equal(ours: list[PageFeatures], theirs: list[PageFeatures]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.grid == b.grid
+        assert torch.equal(a.merged, b.merged)
+        assert len(a.deepstack) == len(b.deepstack) == 3
+        assert all(map(torch.equal, a.deepstack, b.deepstack))
+
+
+def test_pages_of_any_size_come_out_of_memory_and_disk_exactly_as_the_tower_made_them(
+    reranker: ListwiseReranker, with_cache, mixed_pages: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = reranker.encode_pages(mixed_pages)
+    first = with_cache()
+    _assert_equal(first.encode_pages(mixed_pages), expected)
+    restarted = with_cache()
+    for one in (first, restarted):
+        monkeypatch.setattr(one.model.model, "get_image_features", _refuse)
+        _assert_equal(one.encode_pages(mixed_pages), expected)
+
+
+@pytest.mark.parametrize(("stored", "tolerance"), [("bfloat16", 2**-8), ("float16", 2**-11), ("int8", 1 / 127)])
+def test_smaller_types_lose_no_more_than_their_rounding(stored, tolerance: float) -> None:
+    features = _made_up()
+    key = features.merged.abs().amax(dim=-1, keepdim=True)
+    back = StoredFeatures.pack(features, stored).unpack(torch.float32, torch.device("cpu"))
+    assert ((back.merged - features.merged).abs() <= tolerance * key / (2 if stored == "int8" else 1)).all()
+    for ours, theirs in zip(back.deepstack, features.deepstack, strict=True):
+        assert (ours - theirs).abs().amax() <= tolerance * theirs.abs().amax()
+
+
+def test_numbers_that_float16_cannot_hold_and_rows_of_zeros_stay_finite() -> None:
+    rows = torch.tensor([[1e6, -1e6], [0.0, 0.0]])
+    for stored in TORCH_TYPES:
+        assert StoredRows.pack(rows, stored).read(torch.float32, torch.device("cpu")).isfinite().all()
+
+
+@pytest.mark.parametrize("stored", [None, "int8"])
+def test_a_page_scores_the_same_the_first_time_and_ever_after(with_cache, pages: list[Image.Image], stored) -> None:
+    reranker = with_cache(dtype=stored)
+    cold = reranker.rerank("set the line width", pages[:5], keep_ratio=0.5)
+    warm = reranker.rerank("set the line width", pages[:5], keep_ratio=0.5)
+    disk = with_cache(dtype=stored).rerank("set the line width", pages[:5], keep_ratio=0.5)
+    assert cold == warm == disk
+
+
+def test_pruning_reads_the_kept_rows_of_the_deepstack_layers_alone(
+    with_cache, mixed_pages: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_cache().encode_pages(mixed_pages)
+    rows_read: list[int] = []
+    read = StoredRows.read
+
+    def watched(self: StoredRows, *arguments) -> torch.Tensor:
+        out = read(self, *arguments)
+        if self.values.dim() == 3:
+            rows_read.append(len(out))
+        return out
+
+    monkeypatch.setattr(StoredRows, "read", watched)
+    ranking = with_cache(memory_bytes=0).rerank("set the line width", mixed_pages, keep_ratio=0.25)
+    assert sum(rows_read) == ranking.visual_tokens
+
+
+def test_kept_rows_are_those_of_the_whole(with_cache, mixed_pages: list[Image.Image]) -> None:
+    pages = with_cache().encode_pages(mixed_pages)
+    counts = [len(page.merged) for page in pages]
+    kept = torch.cat([torch.arange(0, count, 3) + sum(counts[:i]) for i, count in enumerate(counts)])
+    ours = kept_deepstack(pages, kept, [len(range(0, count, 3)) for count in counts])
+    for layer, whole in zip(ours, zip(*(page.deepstack for page in pages), strict=True), strict=True):
+        assert torch.equal(layer, torch.cat(whole)[kept])
+
+
+def test_memory_stays_within_its_budget_and_the_least_recently_used_page_leaves(
+    with_cache, pages: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = with_cache()
+    probe.encode_pages(pages[:1])
+    reranker = with_cache(memory_bytes=3 * probe.cache.memory_bytes)
+    for page in pages[:3]:
+        reranker.encode_pages([page])
+    reranker.encode_pages(pages[:1])  # used again: the second page is now the oldest
+    reranker.encode_pages(pages[3:4])
+    assert reranker.cache.memory_bytes == 3 * probe.cache.memory_bytes
+    reranker.cache.folder = None  # memory alone
+    assert [reranker.cache.get(reranker.cache_key, page_digest(page)) is not None for page in pages[:4]] == [
+        True, False, True, True
+    ]  # fmt: skip
+
+
+def test_features_larger_than_the_budget_are_used_and_not_kept(with_cache, pages: list[Image.Image]) -> None:
+    reranker = with_cache(memory_bytes=10)
+    reranker.encode_pages(pages[:2])
+    assert reranker.cache.memory_bytes == 0
+    assert len(_files(reranker.cache.folder)) == 2
+
+
+def test_features_in_memory_own_their_memory(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
+    cached = ListwiseReranker(reranker.model, reranker.processor, cache=FeatureCache())
+    for page in cached.encode_pages(pages[:4]):
+        assert page.merged.untyped_storage().nbytes() == page.merged.nbytes
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: bytes(len(content)),
+        lambda content: content.replace(b"ziprerank-features-1", b"ziprerank-features-0"),
+        lambda content: content.replace(b'"grid":"1', b'"grid":"2'),
+        lambda content: content.replace(b'"grid":"1', b'"grid":"x'),
+        lambda content: content.replace(b'"merged"', b'"merger"'),
+        lambda content: content[:-64] + b"\xff" * 64,
+    ],
+    ids="empty half cut zeros format grid words tensor nan".split(),
+)
+def test_a_damaged_file_is_written_again(with_cache, pages: list[Image.Image], damage, caplog) -> None:
+    expected = with_cache().encode_pages(pages[:1])
+    [file] = _files(with_cache().cache.folder)
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert file.read_bytes() != whole
+    _assert_equal(with_cache().encode_pages(pages[:1]), expected)
+    assert len(file.read_bytes()) == len(whole)
+    assert caplog.text.count(str(file)) == 1
+    _assert_equal(with_cache().encode_pages(pages[:1]), expected)
+    assert caplog.text.count(str(file)) == 1
+
+
+def test_a_file_under_another_pages_name_is_not_believed(with_cache, pages: list[Image.Image]) -> None:
+    expected = with_cache().encode_pages(pages[:2])
+    one, other = _files(with_cache().cache.folder)
+    one.write_bytes(other.read_bytes())
+    _assert_equal(with_cache().encode_pages(pages[:2]), expected)
+
+
+def test_another_tower_another_resize_and_another_type_are_other_entries(
+    reranker: ListwiseReranker, tmp_path: Path
+) -> None:
+    key = checkpoint_key(reranker.model, reranker.processor)
+    assert checkpoint_key(reranker.model, reranker.processor) == key
+    bias = reranker.model.model.visual.merger.linear_fc2.bias
+    value = bias[0].item()
+    with torch.no_grad():
+        bias[0] += 1
+        other_tower = checkpoint_key(reranker.model, reranker.processor)
+        bias[0] = value
+    size = reranker.processor.image_processor.size
+    reranker.processor.image_processor.size = {**dict(size), "longest_edge": 100_000}
+    other_size = checkpoint_key(reranker.model, reranker.processor)
+    reranker.processor.image_processor.size = size
+    blank = checkpoint_key(reranker.model, reranker.processor, skip_blank=True)
+    assert len({key.fingerprint, other_tower.fingerprint, other_size.fingerprint, blank.fingerprint}) == 4
+    assert checkpoint_key(reranker.model, reranker.processor) == key
+    cache = FeatureCache(tmp_path, dtype="int8")
+    cache.put(key, "ab", reranker.encode_pages([Image.new("RGB", (64, 64))])[0])
+    assert FeatureCache(tmp_path).stored_type(key) == "int8"  # as the folder has it
+    assert FeatureCache(tmp_path, dtype="float32").get(key, "ab") is None
+    assert FeatureCache().stored_type(key) == "float32"  # as the model computes
+
+
+def test_an_image_file_whose_features_are_known_is_not_decoded(with_cache, pages: list[Image.Image]) -> None:
+    reranker = with_cache()
+    file = PageFile(encode_png(pages[0]))
+    expected = reranker.encode_pages([file])
+    _assert_equal(reranker.encode_pages([PageFile(file.content, _refuse)]), expected)
+
+
+def test_pages_that_show_the_same_are_looked_at_once(with_cache, pages: list[Image.Image]) -> None:
+    reranker = with_cache()
+    assert reranker.cache_pages([pages[0], pages[1], pages[0].copy()]) == 2
+    assert reranker.cache_pages(pages[:3]) == 1
+
+
+def test_the_size_on_disk_is_known_beforehand(with_cache, mixed_pages: list[Image.Image]) -> None:
+    for stored in ("bfloat16", "int8"):
+        reranker = with_cache(dtype=stored)
+        files = [PageFile(encode_png(page)) for page in mixed_pages]
+        before = sum(file.stat().st_size for file in _files(reranker.cache.folder))
+        cost = reranker.cache_cost([*files, mixed_pages[1], *files])
+        assert cost.pages == 4
+        reranker.cache_pages([*files, mixed_pages[1]])
+        written = sum(file.stat().st_size for file in _files(reranker.cache.folder)) - before
+        assert written <= cost.bytes <= written + 4 * 1024
+        assert reranker.cache_cost([*files, mixed_pages[1]]).pages == 0
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_and_nothing_else(
+    with_cache, pages: list[Image.Image], tmp_path: Path, caplog
+) -> None:
+    reranker = with_cache()
+    (tmp_path / "features").write_text("in the way")
+    expected = reranker.encode_pages(pages[:2])
+    _assert_equal(reranker.encode_pages(pages[:2]), expected)
+    assert caplog.text.count("no longer written") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"memory_bytes": -1}, "-1"), ({"dtype": "int4"}, "float32, bfloat16, float16, int8, got 'int4'")],
+)
+def test_a_cache_refuses_what_it_cannot_do(options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureCache(**options)
+
+
+def test_a_file_is_no_cache_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        FeatureCache(tmp_path / "file")
+
+
+def test_a_removed_page_leaves_nothing_behind(with_cache, pages: list[Image.Image], tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path, page in zip(paths, pages, strict=False):
+        path.write_bytes(encode_png(page))
+    for stored in ("int8", "float32"):
+        reranker = with_cache(dtype=stored)
+        reranker.cache_pages(PageFile(path.read_bytes()) for path in paths)
+    forget_image_files(reranker.cache.folder, [paths[0], tmp_path / "missing.png"])
+    assert [reranker.cache.holds(reranker.cache_key, page_digest(PageFile(p.read_bytes()))) for p in paths] == [
+        False, True
+    ]  # fmt: skip
+    assert len(_files(reranker.cache.folder)) == 2
+
+
+_WRITER = """
+import sys, torch
+from llama_index_ziprerank.compat import import_torchvision
+import_torchvision()
+from llama_index_ziprerank.reranking.feature_cache import FeatureCache
+from llama_index_ziprerank.reranking.features import PageFeatures
+from llama_index_ziprerank.reranking.page_keys import CheckpointKey
+from llama_index_ziprerank.reranking.stored_features import FeatureShape
+
+folder, tokens = sys.argv[1], int(sys.argv[2])
+key = CheckpointKey("f" * 32, FeatureShape(8, 2, 2), torch.float32, torch.device("cpu"))
+cache = FeatureCache(folder, memory_bytes=0)
+print("begun", flush=True)
+while True:
+    for page in range(6):
+        merged, *layers = torch.full((3, tokens, 8), float(page))
+        cache.put(key, f"{page:064d}", PageFeatures(merged, tuple(layers), (1, 4, tokens)))
+"""
+
+
+def _numbered(page: int, tokens: int) -> PageFeatures:
+    """The same page as `_WRITER` writes."""
+    merged, *layers = torch.full((3, tokens, 8), float(page))
+    return PageFeatures(merged, tuple(layers), (1, 4, tokens))
+
+
+def _read_all(folder: Path, tokens: int) -> int:
+    """Read the pages of `_WRITER` and check what they say; return how many there are."""
+    found = 0
+    for path in sorted(folder.glob("*-float32/*/*.safetensors")):
+        name = f"{path.parent.parent.name}/{path.stem}"
+        stored = StoredFeatures.map(path, name, SHAPE, "float32")
+        assert stored is not None, path
+        assert (stored.merged.values == int(path.stem)).all() and (stored.deepstack.values == int(path.stem)).all()
+        assert stored.grid == (1, 4, tokens)
+        found += 1
+    return found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills as only POSIX can")
+def test_processes_share_a_folder_and_one_killed_while_it_writes_leaves_no_bad_entry(tmp_path: Path) -> None:
+    tokens = 20_000  # 2 MB a page, so that the other process dies in the middle of one
+    key = CheckpointKey("f" * 32, SHAPE, torch.float32, torch.device("cpu"))
+    cache, unfinished = FeatureCache(tmp_path, memory_bytes=0), tmp_path / "unfinished"
+    arguments = [sys.executable, "-c", _WRITER, str(tmp_path), str(tokens)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "begun\n"
+        for page in range(6):
+            cache.put(key, f"{page:064d}", _numbered(page, tokens))
+            assert _read_all(tmp_path, tokens) > page
+        while not _files(unfinished):
+            time.sleep(0.0005)
+        writer.send_signal(signal.SIGKILL)
+    assert _read_all(tmp_path, tokens) == 6
+    for left in _files(unfinished):
+        os.utime(left, (0, 0))  # an hour has passed
+    FeatureCache(tmp_path).put(key, "0" * 64, _numbered(0, tokens))
+    assert not _files(unfinished)
+
+
+@pytest.mark.slow
+def test_int8_features_keep_the_order_of_99_of_100_random_lists() -> None:
+    manual = Path(__file__).parents[2] / "demo" / "gle-manual-chapters-4-9.pdf"
+    questions = [
+        "set the line width",
+        "draw a bar graph",
+        "include a bitmap image",
+        "define a subroutine",
+        "axis titles",
+    ]
+    reranker = ListwiseReranker.from_pretrained("nano", device="cpu")
+    exact = reranker.encode_pages([page.image for page in islice(read_pages(manual), 24)])
+    int8 = [StoredFeatures.pack(page, "int8").unpack(torch.float32, torch.device("cpu")) for page in exact]
+    chosen = random.Random(0)
+    lists = [(chosen.choice(questions), chosen.sample(range(24), 8)) for _ in range(100)]
+    same = [
+        reranker.rerank(question, [exact[i] for i in pages], 0.5).order
+        == reranker.rerank(question, [int8[i] for i in pages], 0.5).order
+        for question, pages in lists
+    ]
+    assert sum(same) >= 99
