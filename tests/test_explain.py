@@ -8,8 +8,8 @@ from tiny_retriever import PARITY, colqwen3
 
 from llama_index_ziprerank import ColPaliIndex, PDFPageReader, ZipRerankPostprocessor
 from llama_index_ziprerank.nodes import node_title
-from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.report import write_report
+from llama_index_ziprerank.reranking import ListwiseReranker
 
 QUERY = "Bar graphs"
 PAGES = PARITY.parent / "pages"
@@ -24,7 +24,8 @@ def reranker() -> ListwiseReranker:
 def index(tmp_path_factory: pytest.TempPathFactory) -> ColPaliIndex:
     folder = tmp_path_factory.mktemp("explain")
     documents = PDFPageReader(dpi=100).load_data(tiny_manual(folder / "manual.pdf"))
-    return ColPaliIndex.from_documents(documents, model=str(colqwen3(folder / "retriever")), persist_dir=folder / "index")
+    model = str(colqwen3(folder / "retriever"))
+    return ColPaliIndex.from_documents(documents, model=model, persist_dir=folder / "index")
 
 
 @pytest.mark.parametrize("fields", [{}, {"keep_ratio": 0.5, "pruning": "query"}, {"window": 4, "stride": 2}])
