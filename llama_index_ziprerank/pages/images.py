@@ -37,7 +37,7 @@ def open_image(source: bytes | Path) -> Image.Image:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             _check_shape(image, name)
             image.load()
-            return to_rgb(image)
+            return to_rgb(image).copy()  # free of the file, which several threads must not ask for the rest
     except PageError:
         raise
     except UnidentifiedImageError as error:
