@@ -27,6 +27,10 @@ _LAYOUT = """
 .gradio-container { max-width: 1560px !important; }
 .gradio-container .zr { min-height: 0; padding: 0; background: none; }
 .gradio-container .zr h1 { font-size: 24px; }
+.gradio-container .zr h2 { margin: 22px 0 10px; }
+.gradio-container .zr-changed { padding: 12px 16px; gap: 10px 16px; }
+.gradio-container .zr-row img { max-height: 104px; }
+.gradio-container .zr-title { display: none; }
 """
 _WELCOME = """<main class="zr"><p class="zr-welcome">Drop PDF files, type a question, press Ask. The best pages appear
 here, with what the reranker read of each. Then move the keep ratio and see how order and time change.</p></main>"""
@@ -63,18 +67,19 @@ def build_page(desk: Desk) -> gr.Blocks:
     return page
 
 
-def serve(desk: Desk, port: int | None = None, *, in_browser: bool = False, wait: bool = True) -> str:
-    """Serve the page to this machine alone and return its address; with ``wait`` only after Ctrl-C.
+def serve(desk: Desk, port: int | None = None, *, in_browser: bool = False) -> gr.Blocks:
+    """Serve the page to this machine alone; its address is ``local_url``, ``close()`` ends it.
 
     Raises:
         OSError: when the port, or every port from 7860 to 7959, is taken.
     """
     page = build_page(desk)
-    _, address, _ = page.launch(
+    page.launch(
         server_name="127.0.0.1",
         server_port=port,
         inbrowser=in_browser,
-        prevent_thread_lock=not wait,
+        prevent_thread_lock=True,
+        quiet=True,
         share=False,
         ssr_mode=False,
         pwa=False,
@@ -86,11 +91,7 @@ def serve(desk: Desk, port: int | None = None, *, in_browser: bool = False, wait
         theme=_THEME,
         head=f"<style>{style()}{_LAYOUT}</style>",
     )
-    return str(address)
-
-
-def _show(progress: gr.Progress, name: str, done: int) -> None:
-    progress((done, None), desc=name, unit="pages")
+    return page
 
 
 def _adding(desk: Desk) -> Callable[..., tuple[None, str]]:

@@ -9,7 +9,7 @@ import typer
 from rich.status import Status
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import err, hide_weight_bars
+from llama_index_ziprerank.cli.console import err, hide_weight_bars, out
 
 
 def app(
@@ -39,7 +39,9 @@ def app(
         for file in files or []:
             with err.status(f"indexing {file}") as status:
                 desk.add(file, partial(_show, status, file))
-        serve(desk, port, in_browser=browser)
+        page = serve(desk, port, in_browser=browser)
+        out.print(f"The page is at {page.local_url} (Ctrl-C ends it).", soft_wrap=True)
+        page.block_thread()
 
 
 def _show(status: Status, file: Path, done: int) -> None:

@@ -90,7 +90,8 @@ def _check_choices(on_error: OnError, **numbers: float) -> None:
 
 def _pages(pdf: PdfFile, info: PdfInfo, look: FirstLook, choices: _Choices) -> Iterator[Page]:
     labels: list[str] = []
-    broken, spent = 0, 0.0
+    failures: list[BrokenPageError] = []
+    spent = 0.0
     with ThreadPoolExecutor(1) as beside:
         # beside the drawing of the first page
         reading_labels = beside.submit(read_labels, pdf, info.page_count) if look.may_hold_labels else None
@@ -101,13 +102,13 @@ def _pages(pdf: PdfFile, info: PdfInfo, look: FirstLook, choices: _Choices) -> I
                     f"{choices.file_timeout:g} s in all. Split it, or raise `file_timeout`."
                 )
             start = monotonic()
-            found = _text_and_picture(pdf, info, number, choices)
+            page = _text_and_picture(pdf, info, number, choices)
             labels = labels or _labels(pdf, info.page_count, reading_labels)
             spent += monotonic() - start
-            if found is None:
-                broken += 1
+            if isinstance(page, BrokenPageError):
+                failures.append(page)
                 continue
-            text, image = found
+            text, image = page
             yield Page(
                 id=PageId(look.digest, number),
                 image=image,
@@ -117,12 +118,14 @@ def _pages(pdf: PdfFile, info: PdfInfo, look: FirstLook, choices: _Choices) -> I
                 file_name=Path(pdf.name).name,
                 file_path=pdf.name,
             )
-    if broken == info.page_count:
-        raise PageError(f"{pdf.name}: none of its {broken} pages can be read.")
+    if len(failures) == info.page_count:
+        raise PageError(f"{pdf.name}: none of its {info.page_count} pages can be read; the first: {failures[0]}")
 
 
-def _text_and_picture(pdf: PdfFile, info: PdfInfo, number: int, choices: _Choices) -> tuple[str, Image.Image] | None:
-    """Read a page; None, with a warning, for a broken one when those are to be skipped."""
+def _text_and_picture(
+    pdf: PdfFile, info: PdfInfo, number: int, choices: _Choices
+) -> tuple[str, Image.Image] | BrokenPageError:
+    """Read a page; return the error of a broken one, with a warning, when those are to be skipped."""
     try:
         text, complaints = _text(pdf, number)
         return text, _draw(pdf, info, number, complaints, dpi=choices.dpi, max_side=choices.max_side)
@@ -130,7 +133,7 @@ def _text_and_picture(pdf: PdfFile, info: PdfInfo, number: int, choices: _Choice
         if choices.on_error == "raise":
             raise
         warn(f"{error} Skipped.", PageWarning, stacklevel=3)
-        return None
+        return error
 
 
 def _labels(pdf: PdfFile, page_count: int, reading: "Future[list[str]] | None") -> list[str]:

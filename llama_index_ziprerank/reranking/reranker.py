@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
+from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking.batching import Batcher, OutOfMemoryError, Steps
@@ -189,7 +190,8 @@ class ListwiseReranker:
 
     def _look(self, pages: Iterable[tuple[int, PageSource]]) -> Iterator[PageFeatures]:
         """Run the vision tower over pages, each with its place in the given list."""
-        return stream_page_features(self.model, prepared_ahead(self._prepare, pages), skip_blank=self.skip_blank)
+        ready = map(_loaded, pages)  # one picture given twice must not be read by two threads
+        return stream_page_features(self.model, prepared_ahead(self._prepare, ready), skip_blank=self.skip_blank)
 
     def _prepare(self, page: tuple[int, PageSource]) -> PagePatches:
         i, source = page
@@ -206,3 +208,9 @@ class ListwiseReranker:
         if self.cache is None:
             raise ValueError("This reranker has no cache. Load it with cache=FeatureCache(folder).")
         return self.cache
+
+
+def _loaded(page: tuple[int, PageSource]) -> tuple[int, PageSource]:
+    if isinstance(page[1], Image.Image):
+        page[1].load()
+    return page

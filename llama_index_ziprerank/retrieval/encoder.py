@@ -8,6 +8,7 @@ Letters: N vectors, D width.
 """
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from colpali_engine.compression.token_pooling import HierarchicalTokenPooler
 from PIL import Image
 from transformers import PreTrainedModel
 
+from llama_index_ziprerank.pages.questions import readable_question
 from llama_index_ziprerank.retrieval.families import Family, load
 from llama_index_ziprerank.retrieval.store import Vectors
 from llama_index_ziprerank.vision import use_linear_patch_embedding
@@ -154,15 +156,25 @@ class MultiVectorEncoder:
     def encode_queries(self, queries: Sequence[str]) -> list[Vectors]:
         """Return one (N, D) float32 array a question.
 
+        A question is text whatever it says: special tokens in it are broken up. One of more than
+        ``questions.MOST_LETTERS`` characters is cut, with a warning.
+
         Raises:
             ValueError: for a question without a word in it.
         """
         for query in queries:
             if not query.strip():
                 raise ValueError(f"A question must contain text, got {query!r}.")
+        queries = [self._as_plain_text(readable_question(query)) for query in queries]
         with self._lock:
             # One at a time: transformers 5.23 lets PaliGemma's text attend both ways (as trained) only without padding.
             return [_to_numpy(self._forward(self.processor.process_queries([query]))[0]) for query in queries]
+
+    def _as_plain_text(self, query: str) -> str:
+        """Write a space into each special token (``<|image_pad|>`` → ``< |image_pad|>``), so that it is none."""
+        special = sorted(self.processor.tokenizer.all_special_tokens, key=len, reverse=True)
+        pattern = "|".join(re.escape(token) for token in special if len(token) > 1)
+        return re.sub(pattern, lambda found: f"{found[0][0]} {found[0][1:]}", query) if pattern else query
 
     def _encode_shrinking(self, images: list[Image.Image]) -> Iterator[Vectors]:
         """Encode a batch; when it exceeds the memory, its halves."""
