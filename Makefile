@@ -5,6 +5,7 @@
 #   make lint       the same without the tests
 #   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
 #   make nano       train the embedded models anew (hours; NANO_MINUTES sets the time)
+#   make docs       the documentation as a site in build/site; warnings are errors
 #   make clean      remove what the other targets made, .venv included
 
 BIN := .venv/bin
@@ -15,7 +16,7 @@ PICTURE ?= answer.png
 QUERIES ?= 17
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint evaluate nano clean
+.PHONY: help demo test test-slow lint evaluate nano docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +45,9 @@ evaluate: $(STAMP)
 
 nano: $(STAMP)
 	$(BIN)/python -m llama_index_ziprerank.training.nano.build
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist answer.png
