@@ -94,6 +94,10 @@ def serve(desk: Desk, port: int | None = None, *, in_browser: bool = False) -> g
     return page
 
 
+def _show(progress: gr.Progress, name: str, done: int) -> None:
+    progress((done, None), desc=name, unit="pages")
+
+
 def _adding(desk: Desk) -> Callable[..., tuple[None, str]]:
     def add(paths: list[str], progress: gr.Progress = gr.Progress()) -> tuple[None, str]:  # noqa: B008
         for path in map(Path, paths):
