@@ -147,7 +147,7 @@ def test_worker_processes_get_the_password() -> None:
     assert pickle.loads(pickle.dumps(PDFPageReader(password="secret"))).password == "secret"
 
 
-@pytest.mark.parametrize("field", ["dpi", "max_side", "max_pages", "timeout"])
+@pytest.mark.parametrize("field", ["dpi", "max_side", "max_pages", "timeout", "file_timeout", "max_memory"])
 def test_a_reader_with_a_senseless_limit_cannot_be_made(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         PDFPageReader(**{field: 0})  # type: ignore[arg-type]

@@ -125,6 +125,7 @@ class Tally:
 
     def report(self) -> str:
         """Say it in a table of Markdown and a few lines."""
+        errors = ", ".join(f"{count} {kind}" for kind, count in self.errors.most_common())
         kinds = sorted({kind for kind, _ in self.results})
         rows = [[kind, *(str(self.results[kind, result]) for result in _RESULTS)] for kind in kinds]
         rows.append(["all", *(str(sum(self.results[kind, result] for kind in kinds)) for result in _RESULTS)])
@@ -132,9 +133,7 @@ class Tally:
         lines += [f"| {' | '.join(row)} |" for row in rows]
         lines += [
             "",
-            f"{self.total:,} files. Errors: "
-            + ", ".join(f"{count} {kind}" for kind, count in self.errors.most_common())
-            + ".",
+            f"{self.total:,} files. Errors: {errors}.",
             f"Slowest: {self.slowest[0]:.1f} s ({self.slowest[1]}).",
             f"Largest program: {self.largest_program[0]} MiB in memory ({self.largest_program[1]}).",
             f"The reading process: {self.own_first} MiB after the first file, at most {self.own_last} MiB.",

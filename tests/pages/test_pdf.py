@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from io import BytesIO
-from math import isnan, nan
+from math import inf, isnan, nan
 from pathlib import Path
 
 import pytest
@@ -256,7 +257,10 @@ def test_a_file_of_broken_pages_only_is_refused_even_when_skipping(tmp_path: Pat
             set_box(page, 0, 0, 0.01, 0.01)
 
     path = write(tmp_path / "dust.pdf", shrink)
-    with pytest.warns(PageWarning), pytest.raises(PageError, match="none of its 3 pages"):
+    with (
+        pytest.warns(PageWarning),
+        pytest.raises(PageError, match="none of its 3 pages can be read; the first: .*page 1: its size"),
+    ):
         list(read_pages(path, dpi=DPI, on_error="skip"))
 
 
@@ -309,7 +313,17 @@ def test_a_file_locked_for_its_owner_only_needs_no_password(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "choice", [{"dpi": 0}, {"max_side": 0}, {"max_pages": 0}, {"timeout": 0}, {"on_error": "shrug"}]
+    "choice",
+    [
+        {"dpi": 0},
+        {"max_side": 0},
+        {"max_pages": 0},
+        {"timeout": 0},
+        {"timeout": inf},
+        {"file_timeout": nan},
+        {"max_memory": 127},
+        {"on_error": "shrug"},
+    ],  # fmt: skip
 )
 def test_senseless_choices_are_refused(manual: Path, choice: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(*choice)):
@@ -355,3 +369,51 @@ def test_a_page_whose_text_cannot_be_read_keeps_its_picture(manual: Path, hang: 
     with pytest.warns(PageWarning, match=r"page 1: reading its text took longer than 2 s.*no text"):
         page = next(read_pages(manual, dpi=DPI, timeout=2))
     assert (page.text, page.image.size) == ("", LETTER)
+
+
+def test_a_file_that_takes_too_long_in_all_ends_with_an_error(manual: Path) -> None:
+    pages = read_pages(manual, dpi=DPI, file_timeout=0.001)
+    assert next(pages).number == 1
+    with pytest.raises(PageError, match=r"manual\.pdf: reading 1 of its 3 pages took longer than 0\.001 s in all"):
+        next(pages)
+
+
+def test_time_between_two_pages_is_the_callers_own(manual: Path) -> None:
+    pages = read_pages(manual, dpi=DPI, file_timeout=30)
+    next(pages)
+    time.sleep(0.2)
+    assert [page.number for page in pages] == [2, 3]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pdf")
+    with pytest.raises(PageError, match=r"pipe\.pdf: a pipe or a device"):
+        read_pages(tmp_path / "pipe.pdf")
+
+
+def test_a_path_with_a_zero_byte_is_refused() -> None:
+    with pytest.raises(PageError, match="no path"):
+        read_pages("book\0.pdf")
+
+
+def test_a_file_name_that_is_no_text_is_read_and_can_be_stored(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/b\xffok.pdf")
+    write(Path(path))
+    assert {page.file_name for page in read_pages(path, dpi=DPI)} == {"b\N{REPLACEMENT CHARACTER}ok.pdf"}
+
+
+@pytest.mark.parametrize("program", ["pdfinfo", "pdftotext", "pdftoppm"])
+def test_a_program_that_crashes_takes_nothing_along(
+    manual: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    crashing = tmp_path / "bin" / program
+    crashing.parent.mkdir()
+    crashing.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crashing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{crashing.parent}{os.pathsep}{os.environ['PATH']}")
+    if program == "pdftotext":
+        with pytest.warns(PageWarning, match=r"reading its text crashed the program \(SIGSEGV\).*no text"):
+            assert [page.text for page in read_pages(manual, dpi=DPI)] == [""] * 3
+    else:
+        with pytest.raises(PageError, match=r"manual\.pdf.*(opening|drawing) it crashed the program \(SIGSEGV\)"):
+            next(read_pages(manual, dpi=DPI))
