@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase, Qwen3VLProcessor
 
 from llama_index_ziprerank.pages.images import fit_within, to_rgb
+from llama_index_ziprerank.pages.questions import readable_question
 from llama_index_ziprerank.reranking.permutation import check_window_length, identifier_token_ids, single_token_id
 from llama_index_ziprerank.reranking.prompt import check_query, prompt_words
 
@@ -85,6 +86,7 @@ def prepare_page(processor: Qwen3VLProcessor, image: Image.Image) -> PagePatches
 
 def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequence[Grid]) -> RankingPrompt:
     """Write the prompt for pages of which only the sizes are needed: their features may come from elsewhere."""
+    query = readable_question(query)
     check_query(query)
     ids, query_ids = _encode_chat(processor.tokenizer, _render_chat(processor, len(grids)), query)
     image_id = processor.image_token_id
