@@ -41,6 +41,7 @@ from llama_index_ziprerank.nodes import (
     node_image,
     node_text,
     page_image_or_rendered_text,
+    writable,
 )
 from llama_index_ziprerank.pages.images import encode_png
 from llama_index_ziprerank.pages.remote import RemoteImages
@@ -143,7 +144,8 @@ class ColPaliIndex:
                 gets `feature_dir`, a folder inside `persist_dir`.
 
         Raises:
-            ValueError: when `persist_dir` holds an index of another model, or files that are no index.
+            ValueError: when `persist_dir` holds an index of another model, or files that are no index; and for text
+                that is no Unicode.
             NodeImageError: when a document has an unreadable image, or neither image nor text.
             StoreError: when another process has the index open, or its folder cannot be written.
         """
@@ -216,7 +218,7 @@ class ColPaliIndex:
 
     def insert_nodes(self, nodes: Sequence[TextNode], show_progress: bool = False) -> None:
         """Index ready nodes (ImageNode, or TextNode to be drawn), replacing those with their ids."""
-        self._add(nodes, show_progress, len(nodes))
+        self._add(map(writable, nodes), show_progress, len(nodes))
 
     def delete_ref_doc(self, ref_doc_id: str) -> None:
         """Remove a document, that is one page; unknown ids are no error. See `delete_file` for a whole PDF."""

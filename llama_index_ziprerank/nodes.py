@@ -6,9 +6,10 @@ pieces that share one picture.
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from llama_index.core.base.llms.types import ImageBlock
@@ -44,6 +45,9 @@ SCORE_KEYS = (LOGIT, WINDOW, FIRST_STAGE_SCORE, FIRST_STAGE_RANK)
 """Written by the postprocessor; kept out of the text that LLMs and embedding models read."""
 
 
+AnyNode = TypeVar("AnyNode", bound=BaseNode)
+
+
 class NodeImageError(PageError):
     """A node's image cannot be read; the message names the node."""
 
@@ -73,12 +77,30 @@ def page_to_document(
     )
 
 
+def writable(node: AnyNode) -> AnyNode:
+    """Return the node itself; raise ValueError for text that neither a hash nor a store can take."""
+    metadata = json.dumps(node.metadata, ensure_ascii=False, default=str)
+    try:
+        "".join((node.node_id, node_text(node), metadata)).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Document {node.node_id!r}: its id, text or metadata holds {error.object[error.start : error.end]!r}, "
+            "which is no Unicode. A file name that is not UTF-8 gives this: rename the file, or pass extra_info with "
+            "another file_path and file_name."
+        ) from error
+    return node
+
+
 def document_to_page_node(document: Document) -> TextNode:
     """Turn a document into exactly one node with the same id; its `ref_doc_id` is the document's id.
 
     The node is an ImageNode, for a document without an image a TextNode: LlamaIndex's own code stumbles over an
     ImageNode without an image.
+
+    Raises:
+        ValueError: for text that is no Unicode.
     """
+    writable(document)
     source = RelatedNodeInfo(
         node_id=document.id_, node_type=document.get_type(), metadata=dict(document.metadata), hash=document.hash
     )

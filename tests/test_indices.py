@@ -217,6 +217,26 @@ def test_no_id_leads_out_of_the_folder(encoder: MultiVectorEncoder, tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"page.png", "index"}
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        Document(id_="bad", text="a", metadata={"file_path": "b\udcff.pdf"}),
+        Document(id_="bad", text="lone \ud800"),
+        Document(id_="bad\udcff", text="a"),
+    ],
+    ids=["path", "text", "id"],
+)
+def test_what_is_no_unicode_is_refused_before_anything_is_written(
+    encoder: MultiVectorEncoder, document: Document
+) -> None:
+    with ColPaliIndex.from_documents([Document(id_="good", text="Toner.")], encoder) as index:
+        with pytest.raises(ValueError, match=r"Document 'bad.*is no Unicode.*rename the file"):
+            index.insert(document)
+        with pytest.raises(ValueError, match="is no Unicode"):
+            index.insert_nodes([TextNode(id_="node", text="lone \ud800")])
+        assert list(index.ref_doc_info) == ["good"]
+
+
 def test_ready_nodes_are_indexed_as_they_are(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
     _image(1).save(tmp_path / "page.png")
     node = ImageNode(id_="node", text="Toner", image_path=str(tmp_path / "page.png"), metadata={"a": 1})
