@@ -6,6 +6,10 @@
 #   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
 #   make nano       train the embedded models anew (hours; NANO_MINUTES sets the time)
 #   make docs       the documentation as a site in build/site; warnings are errors
+#   make report     ask the demo's manual, and write what was read as a page for the browser, report.html
+#   make app        a page in the browser to try things out, with the demo's manual
+#   make notebooks  run the notebooks and store their outputs
+#   make test-browser  report and app in a real Chromium (Debian or Ubuntu: installs it where it is missing)
 #   make clean      remove what the other targets made, .venv included
 
 BIN := .venv/bin
@@ -16,7 +20,7 @@ PICTURE ?= answer.png
 QUERIES ?= 17
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint evaluate nano docs clean
+.PHONY: help demo test test-slow test-browser lint evaluate nano docs report app notebooks clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +31,15 @@ $(STAMP): pyproject.toml scripts/set_up.sh
 
 demo: $(STAMP)
 	$(BIN)/ziprerank ask "$(QUESTION)" --pdf $(MANUAL) --picture $(PICTURE)
+
+report: $(STAMP)
+	$(BIN)/ziprerank ask "$(QUESTION)" --pdf $(MANUAL) --keep-ratio 0.5 --report report.html
+
+app: $(STAMP)
+	$(BIN)/ziprerank app $(MANUAL)
+
+notebooks: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python notebooks/build.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -40,6 +53,10 @@ test: lint
 test-slow: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
 
+test-browser: $(STAMP)
+	@bash scripts/set_up.sh browser
+	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/app tests/report
+
 evaluate: $(STAMP)
 	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES)
 
@@ -50,5 +67,5 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist answer.png
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist answer.png report.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

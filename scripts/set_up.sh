@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up a fresh clone: poppler (pdf2image renders pages with it) and a virtual environment in .venv.
-# `make` calls this once, and again when pyproject.toml changes.
+# `make` calls this once, and again when pyproject.toml changes. With the argument "browser" it adds what the tests of
+# report and app in a real browser need: playwright (170 MB), and a Chromium where there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,19 +13,34 @@ fail() {
     exit 1
 }
 
-install_poppler() {
+apt_install() {
     local as_root=""
+    [ "$(id -u)" -eq 0 ] || as_root="sudo -n"
+    $as_root apt-get install -qq -y "$1" >/dev/null 2>&1 ||
+        { $as_root apt-get update -qq && $as_root apt-get install -qq -y "$1"; } >/dev/null 2>&1 || true
+}
+
+install_poppler() {
     if command -v pdftoppm >/dev/null; then return; fi
     echo "[1/4] poppler-utils (pdftoppm is missing)"
     if command -v apt-get >/dev/null; then
-        [ "$(id -u)" -eq 0 ] || as_root="sudo -n"
-        $as_root apt-get install -qq -y poppler-utils >/dev/null 2>&1 ||
-            { $as_root apt-get update -qq && $as_root apt-get install -qq -y poppler-utils; } >/dev/null 2>&1 || true
+        apt_install poppler-utils
     elif command -v brew >/dev/null; then
         brew install --quiet poppler || true
     fi
     command -v pdftoppm >/dev/null || fail "poppler renders the PDF pages and could not be installed from here." \
         "Install it (Debian, Ubuntu: apt-get install poppler-utils; macOS: brew install poppler), then run make again."
+}
+
+has_browser() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
+}
+
+install_browser() {
+    if has_browser; then return; fi
+    echo "chromium (some 100 MB)"
+    if command -v apt-get >/dev/null; then apt_install chromium; fi
+    has_browser || fail "found no Chromium, and could not install one from here. Install chromium or google-chrome."
 }
 
 find_python() {
@@ -44,6 +60,11 @@ pip_install() { # of pip's own lines, show the downloads of 10 MB and more
     .venv/bin/python -m pip install "$@" | { grep -E 'Downloading .*\([0-9]{2,}(\.[0-9]+)? [MG]B' || true; }
 }
 
+if [ "${1:-}" = browser ]; then
+    install_browser
+    pip_install "$TORCH" --editable '.[dev,browser]'
+    exit
+fi
 install_poppler
 python=$(find_python)
 if ! .venv/bin/python -c '' 2>/dev/null; then

@@ -44,7 +44,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 files = gr.File(label="PDF files", file_count="multiple", file_types=[".pdf"], height=150)
-                shelf = gr.HTML(render_shelf(_shelf(desk)), apply_default_css=False)
+                shelf = gr.HTML(lambda: render_shelf(_shelf(desk)), apply_default_css=False)
                 question = gr.Textbox(label="Question", placeholder="How do I draw a bar graph?", lines=2, max_lines=4)
                 ask = gr.Button("Ask", variant="primary")
                 keep_ratio = gr.Slider(
