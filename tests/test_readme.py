@@ -1,0 +1,60 @@
+"""The README's Python runs as it stands, but for the models: nano takes the place of the large ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+from llama_index.core import MockEmbedding, Settings, VectorStoreIndex
+from llama_index.core.base.response.schema import Response
+from llama_index.core.llms import MockLLM
+from tiny_manual import tiny_manual
+
+from llama_index_ziprerank import PDFPageReader
+from llama_index_ziprerank.nodes import document_to_page_node
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/index.md")
+TWO_LINES = re.compile(r"reranker = .*\nquery_engine = .*\n")
+
+
+def blocks(page: str) -> list[str]:
+    found = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block.replace("mtri-admin/ZipRerank", "nano") for block in found]
+
+
+@pytest.fixture(autouse=True)
+def llm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for the LLM that the reader has configured."""
+    monkeypatch.setattr(Settings, "_llm", MockLLM(max_tokens=4))
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> VectorStoreIndex:
+    """Stands for the index that the reader has: LlamaIndex's own, over pages."""
+    pages = PDFPageReader().load_data(tiny_manual(tmp_path / "manual.pdf"))
+    return VectorStoreIndex([document_to_page_node(page) for page in pages], embed_model=MockEmbedding(8))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_engine_that_exists_needs_the_two_lines_that_are_shown(page: str, index: VectorStoreIndex) -> None:
+    [block] = [block for block in blocks(page) if TWO_LINES.search(block)]
+    names = {"index": index}
+    exec(block, names)
+    answer = names["query_engine"].query("How are error bars drawn?")
+
+    assert isinstance(answer, Response)
+    assert len(answer.source_nodes) == 5
+    scores = [node.score for node in answer.source_nodes]
+    assert scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1
+
+
+def test_a_pdf_becomes_an_answer_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_manual(tmp_path / "manual.pdf")
+    [block] = [block for block in blocks("README.md") if "PDFPageReader()" in block]
+    exec(block, {"your_multimodal_llm": MockLLM(max_tokens=4, is_chat_model=True)})
+
+    assert capsys.readouterr().out.strip() == "text text text text"
+    assert (tmp_path / "manual.index").is_dir()
