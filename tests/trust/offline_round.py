@@ -1,16 +1,18 @@
 """Index a PDF, ask it, rerank, save, load, with every way to the network forbidden: ``offline_round.py PDF DIR``.
 
-Nothing tells the Hub's client that it is offline. At the end a name on the Hub is asked for, to see that the guard
-would have seen a call.
+What is unpickled on the way is written down too. Nothing tells the Hub's client that it is offline. At the end a name on
+the Hub is asked for, to see that the guard would have seen a call.
 """
 
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 
 FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
 attempts: list[str] = []
+unpickled: list[str] = []
 
 
 class Forbidden(BaseException):
@@ -21,6 +23,8 @@ def guard(event: str, arguments: tuple[object, ...]) -> None:
     if event in FORBIDDEN:
         attempts.append(f"{event} {arguments[-1] if event == 'socket.connect' else arguments[0]}")
         raise Forbidden(attempts[-1])
+    if event == "pickle.find_class":
+        unpickled.append(".".join(map(str, arguments)))
 
 
 def main(pdf: str, folder: Path) -> None:
@@ -39,12 +43,14 @@ def main(pdf: str, folder: Path) -> None:
     with ColPaliIndex.load(folder / "copy") as index:
         engine = index.as_query_engine(MockLLM(is_chat_model=True), 4, [reranker])
         found = len(engine.query("How are polar grids drawn?").source_nodes)
-    asked = list(attempts)
+    asked, found_pickled = list(attempts), list(unpickled)
+    pickle.loads(pickle.dumps(Path))  # to see that the guard would have seen it
     try:
         ColPaliIndex.from_documents([], model="nobody/such-a-model")
     except Forbidden:
         pass
-    print(json.dumps({"found": found, "asked": asked, "asked when a name is given": attempts[len(asked) :]}))
+    report = {"found": found, "asked": asked, "asked when a name is given": attempts[len(asked) :]}
+    print(json.dumps({**report, "unpickled": found_pickled, "seen": unpickled[len(found_pickled) :]}))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from pypdf import PdfWriter
 from qdrant_client.http.exceptions import ApiException
 from tiny_manual import tiny_manual
 
+from llama_index_ziprerank.pages.page import PasswordError
+from llama_index_ziprerank.readers import PDFPageReader
 from llama_index_ziprerank.retrieval.qdrant import QdrantStore
 from llama_index_ziprerank.retrieval.store import StoreError
 from llama_index_ziprerank.teachers import LLMTeacher, openai_compatible_llm
@@ -25,7 +28,7 @@ PACKAGE = Path(__file__).parents[2] / "llama_index_ziprerank"
 SECRET = "sk-3141592653589793"
 
 
-def test_nothing_is_asked_of_the_network_unless_a_name_on_it_is_given(tmp_path: Path) -> None:
+def test_nothing_is_unpickled_and_nothing_asked_of_the_network_unless_a_name_on_it_is_given(tmp_path: Path) -> None:
     pdf = tiny_manual(tmp_path / "manual.pdf")
     script = Path(__file__).with_name("offline_round.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -38,6 +41,7 @@ def test_nothing_is_asked_of_the_network_unless_a_name_on_it_is_given(tmp_path: 
     assert report["found"] == 2
     assert report["asked"] == []
     assert any("huggingface.co" in attempt for attempt in report["asked when a name is given"])
+    assert report["unpickled"] == [] and report["seen"] == ["pathlib.Path"]
 
 
 # The source.
@@ -175,3 +179,17 @@ def test_the_credentials_of_a_server_are_nowhere_shown(
     assert SECRET not in str(refused.value)
     assert SECRET in seen
     assert SECRET not in caplog.text
+
+
+def test_the_password_of_a_pdf_is_nowhere_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    writer = PdfWriter()
+    writer.add_blank_page(150, 200)
+    writer.encrypt(SECRET, algorithm="RC4-128")
+    writer.write(tmp_path / "locked.pdf")
+    reader, wrong = PDFPageReader(password=SECRET, dpi=30), PDFPageReader(password=f"{SECRET}-wrong")
+    [document] = reader.load_data(tmp_path / "locked.pdf")
+    with pytest.raises(PasswordError) as caught:
+        wrong.load_data(tmp_path / "locked.pdf")
+    shown = [repr(reader), str(reader), reader.to_json(), str(reader.to_dict()), document.to_json(), repr(document)]
+    assert not any(SECRET in text for text in (*shown, str(caught.value), repr(caught.value), caplog.text))
