@@ -2,6 +2,7 @@
 #   make demo       ask the manual that ships with the repository a question
 #   make test       linters, types, import contracts, tests
 #   make test-slow  the tests that take minutes (killed and resumed training, learning from scratch)
+#   make coverage   the fast tests, and which lines and branches none of them guards
 #   make lint       the same without the tests
 #   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
 #   make nano       train the embedded models anew (hours; NANO_MINUTES sets the time)
@@ -57,6 +58,9 @@ test-browser: $(STAMP)
 	@bash scripts/set_up.sh browser
 	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/app tests/report
 
+coverage: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" --cov --cov-report=term
+
 evaluate: $(STAMP)
 	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES)
 
@@ -67,5 +71,5 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist answer.png report.html
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage build dist answer.png report.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
