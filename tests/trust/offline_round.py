@@ -1,7 +1,7 @@
 """Index a PDF, ask it, rerank, save, load, with every way to the network forbidden: ``offline_round.py PDF DIR``.
 
-What is unpickled on the way is written down too. Nothing tells the Hub's client that it is offline. At the end a name on
-the Hub is asked for, to see that the guard would have seen a call.
+What is unpickled on the way is written down too. Nothing tells the Hub's client that it is offline. At the end a name
+on the Hub is asked for, to see that the guard would have seen a call.
 """
 
 import json
