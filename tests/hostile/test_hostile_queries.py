@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.schema import Document, NodeWithScore, TextNode
 from PIL import Image
-from tiny_retriever import FAMILIES
+from tiny_retriever import FAMILIES, colqwen3
 
+from llama_index_ziprerank.indices import ColPaliIndex
 from llama_index_ziprerank.nodes import page_image_or_rendered_text
 from llama_index_ziprerank.pages.questions import MOST_LETTERS, QuestionWarning, readable_question
 from llama_index_ziprerank.postprocessors import ZipRerankPostprocessor
@@ -102,6 +103,21 @@ def test_hostile_queries_and_text_nodes_keep_every_node(reranker: ListwiseRerank
     for query in (INJECTIONS[1], INJECTIONS[4]):
         ranked = postprocessor.postprocess_nodes(nodes, query_str=query)
         assert sorted(node.node_id for node in ranked) == sorted(node.node.node_id for node in nodes)
+
+
+@pytest.mark.filterwarnings("ignore::llama_index_ziprerank.pages.questions.QuestionWarning")
+def test_from_the_question_to_the_ranked_pages_nothing_stumbles(reranker: ListwiseReranker, tmp_path: Path) -> None:
+    model = str(colqwen3(tmp_path))
+    documents = [Document(id_=str(n), text=text) for n, text in enumerate([*INJECTIONS[:3], "\x00", PLANES[1]])]
+    postprocessor = ZipRerankPostprocessor.from_reranker(reranker, top_n=2)
+    with ColPaliIndex.from_documents(documents, model, device="cpu") as index:
+        retriever = index.as_retriever(similarity_top_k=3)
+        for query in (INJECTIONS[1], "w" * 100_000, "\ud800", "\x00", PLANES[16]):
+            found = retriever.retrieve(query)
+            assert len(found) == 3 and len(postprocessor.postprocess_nodes(found, query_str=query)) == 2
+        for blank in ("", " \n\t"):
+            with pytest.raises(ValueError, match="(?i)question|blank"):
+                retriever.retrieve(blank)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' PaliGemmaProcessor
