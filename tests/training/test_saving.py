@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import pytest
+import torch
 from training_lists import MakeRecipe, colour_lists, distance, write_lists
 
 from llama_index_ziprerank.training.options import parse_recipe, write_recipe
@@ -64,6 +68,30 @@ def test_a_folder_with_something_in_it_is_left_alone(recipe: MakeRecipe, tmp_pat
     (tmp_path / "trained" / "thesis.txt").write_text("all of it")
     with pytest.raises(ValueError, match="is not empty. Name another --output_dir, or continue"):
         train(recipe(data="nowhere.jsonl"))
+
+
+class _Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_on_the_way_cannot_bring_code(recipe: MakeRecipe, tmp_path: Path) -> None:
+    """transformers writes these with pickle; the first three are read as tensors and numbers only, the last never."""
+    fields = {"data": write_lists(tmp_path, colour_lists(4)), "max_steps": 2, "save_steps": 1, "keep_checkpoints": 9}
+    folder = train(recipe(**fields)).folder
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        poisoned = tmp_path / f"poisoned {name}" / "checkpoint-1"
+        shutil.copytree(folder / "checkpoint-1", poisoned)
+        assert (poisoned / name).exists()
+        torch.save({"state": _Payload(tmp_path / "owned")}, poisoned / name)
+        with nullcontext() if name == "training_args.bin" else pytest.raises(UnpicklingError, match="[Ww]eights.only"):
+            train(recipe(**fields, output_dir=str(poisoned.parent), resume=True))
+        assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize(("cache", "rounding"), [(0.0, 0.0), (4.0, 1e-5)])
