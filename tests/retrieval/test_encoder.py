@@ -228,6 +228,13 @@ def test_weights_in_another_format_than_safetensors_are_not_read(checkpoint: Pat
         MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
 
 
+def test_an_adapter_in_another_format_than_safetensors_is_not_read(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(checkpoint)}))
+    torch.save({}, tmp_path / "adapter_model.bin")
+    with pytest.raises(RetrieverError, match="has no adapter_model.safetensors; no other format is read"):
+        MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
+
+
 @pytest.mark.parametrize("query", ["", "  \n"])
 def test_a_question_without_text_is_refused(encoder: MultiVectorEncoder, query: str) -> None:
     with pytest.raises(ValueError, match="A question must contain text"):
