@@ -45,8 +45,14 @@ def finetune(
         float, typer.Option(metavar="SHARE", help="Part of the questions, by heading, that is measured on.")
     ] = 0.25,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the lists  [default: 3]")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="Time limit, 0: none; fewer steps, fewer measured questions  [default: 15 on a CPU]"
+        ),
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Highest learning rate  [default: 1e-4]")
+        float | None, typer.Option(metavar="RATE", help="Highest learning rate  [default: 1e-4; 1e-3 for nano]")
     ] = None,
     lora_rank: Annotated[
         int | None, typer.Option(metavar="N", help="Of the adapters; 0 trains all weights  [default: 16]")
@@ -76,11 +82,12 @@ def finetune(
             questions_per_page,
             {**_fields(recipe), **{name: value for name, value in given.items() if value is not None}},
             seed,
+            minutes,
         )
         helpers = _helpers(llm, api_base, embeddings)
         err.print(f"Teacher: {helpers.name}.", soft_wrap=True)
         with contextlib.redirect_stdout(sys.stderr):  # the Trainer's log is progress, not a result
-            result = run(pdfs, settings, _labels, track, helpers)
+            result = run(pdfs, settings, _labels, track, helpers, lambda told: err.print(told, soft_wrap=True))
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[training]'") from error
     out.print(f"{result.lists} lists learned; percent, {result.questions} held-out questions", soft_wrap=True)

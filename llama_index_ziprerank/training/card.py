@@ -35,9 +35,9 @@ reranker = ZipRerankPostprocessor(model="PATH OF THIS FOLDER", top_n=5)
 ## Recipe
 
 `recipe.json` beside this card holds every setting; `ziprerank train {command} --config recipe.json` trains again.
-Loss: language-model loss + {recipe.ranking_weight:g} x {recipe.ranking_loss}; learning rate {recipe.learning_rate:g}, \
-{recipe.schedule}, {recipe.warmup_steps} warm-up steps; {weights}; vision tower {vision}; \
-keep_ratio {recipe.keep_ratio:g}.
+Loss: {recipe.language_model_weight:g} x language-model loss + {recipe.ranking_weight:g} x {recipe.ranking_loss}; \
+learning rate {recipe.learning_rate:g}, {recipe.schedule}, {recipe.warmup_steps} warm-up steps; {weights}; \
+vision tower {vision}; keep_ratio {recipe.keep_ratio:g}, pruning by {recipe.pruning}.
 """
 
 _FIGURES = """\

@@ -81,12 +81,13 @@ class SampleLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """A stage's loss: language-model loss + `weight` x ranking loss."""
+    """A stage's loss: `language_model_weight` x language-model loss + `weight` x ranking loss."""
 
     ranking: RankingLoss
     weight: float
     decay: float = 0.5
     """Of the soft ranking loss."""
+    language_model_weight: float = 1.0
 
     def __call__(
         self, logits: Tensor, target_ids: Tensor, scores: Tensor, order: Sequence[int], positives: Collection[int]
@@ -97,7 +98,8 @@ class Objective:
             ranking = ranknet_loss(scores, target_ranks(order, positives, len(scores)))
         else:
             ranking = soft_ranking_loss(scores, order, positives, self.decay)
-        return SampleLoss(language_model + self.weight * ranking, language_model, ranking)
+        total = self.language_model_weight * language_model + self.weight * ranking
+        return SampleLoss(total, language_model, ranking)
 
 
 STAGE1 = Objective("ranknet", weight=10.0)

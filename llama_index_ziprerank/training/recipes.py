@@ -104,6 +104,7 @@ class RankingRecipe(Recipe):
     bounds: ClassVar[Bounds] = {
         **Recipe.bounds,
         "decay": (1e-9, 1),
+        "language_model_weight": (0, None),
         "keep_ratio": (1e-9, 1),
         "feature_cache_gb": (0, None),
     }
@@ -113,6 +114,10 @@ class RankingRecipe(Recipe):
     )
     ranking_loss: Literal["ranknet", "soft_ranking"] = option("soft_ranking", "Loss on the letters' logits.")
     ranking_weight: float = option(1.0, "Weight of the ranking loss beside the language-model loss.")
+    language_model_weight: float = option(
+        1.0,
+        "Weight of the language-model loss, which teaches to write a ranking out; 0: only the letters' scores learn.",
+    )
     decay: float = option(0.5, "Soft ranking: each next place weighs this much of the one before.")
     keep_ratio: float = option(1.0, "Part of the visual tokens that the model reads while it is trained and measured.")
     pruning: Literal["prompt", "query"] = option(

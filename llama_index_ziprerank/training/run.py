@@ -54,7 +54,7 @@ def train(recipe: RankingRecipe) -> Trained:
             shuffle_seed=recipe.seed if recipe.shuffle_candidates else None,
             cache=FeatureCache(0 if recipe.train_vision else int(recipe.feature_cache_gb * 1e9)),
         ),
-        Objective(recipe.ranking_loss, recipe.ranking_weight, recipe.decay),
+        Objective(recipe.ranking_loss, recipe.ranking_weight, recipe.decay, recipe.language_model_weight),
         train_dataset=learned,
         eval_dataset=held_out,
         keep_ratio=recipe.keep_ratio,

@@ -47,18 +47,8 @@ def step_cost(recipe: Stage2, pages: Sequence[Image.Image], repeats: int = 3) ->
     """
     order = list(range(len(pages)))
     lists = [RankingSample(f"which page is meant ({number})?", pages, order) for number in range(recipe.batch_size)]
-    arguments = training_arguments(recipe, evaluates=False, resumes=False)
     caches = {"cached": FeatureCache(int(recipe.feature_cache_gb * 1e9)), "uncached": FeatureCache(0)}
-    trainer = RerankTrainer(
-        training_model(recipe),
-        arguments,
-        RankingCollator(load_processor(recipe.model), canvas=recipe.canvas),
-        Objective(recipe.ranking_loss, recipe.ranking_weight, recipe.decay),
-        train_dataset=lists,  # type: ignore[arg-type] # a list is a data set that can be indexed
-        keep_ratio=recipe.keep_ratio,
-        pruning=recipe.pruning,
-        padding_side=recipe.padding_side,
-    )
+    trainer = _trainer(recipe, lists)
     optimizer = trainer.create_optimizer()
 
     def step(cache: FeatureCache) -> None:
@@ -80,6 +70,36 @@ def step_cost(recipe: Stage2, pages: Sequence[Image.Image], repeats: int = 3) ->
         name: Cost(median(seconds[name]), _peak(lambda cache=cache: step(cache)), cache.size)  # type: ignore[misc]
         for name, cache in caches.items()
     }
+
+
+def step_seconds(recipe: Stage2, batch: Sequence[RankingSample]) -> float:
+    """Time a forward and backward pass over one batch whose features are cached; nothing is learned or written.
+
+    Errors are those of `step_cost`.
+    """
+    trainer = _trainer(recipe, batch)
+    trainer.collator.cache = FeatureCache(int(recipe.feature_cache_gb * 1e9))
+    seconds = 0.0
+    for _ in range(2):  # the first one fills the cache
+        started = time.perf_counter()
+        trainer.training_step(trainer.model, trainer.collator(batch))
+        _wait()
+        seconds = time.perf_counter() - started
+    return seconds
+
+
+def _trainer(recipe: Stage2, lists: Sequence[RankingSample]) -> RerankTrainer:
+    arguments = training_arguments(recipe, evaluates=False, resumes=False)
+    return RerankTrainer(
+        training_model(recipe),
+        arguments,
+        RankingCollator(load_processor(recipe.model), canvas=recipe.canvas),
+        Objective(recipe.ranking_loss, recipe.ranking_weight, recipe.decay, recipe.language_model_weight),
+        train_dataset=lists,  # type: ignore[arg-type] # a list is a data set that can be indexed
+        keep_ratio=recipe.keep_ratio,
+        pruning=recipe.pruning,
+        padding_side=recipe.padding_side,
+    )
 
 
 def _wait() -> None:

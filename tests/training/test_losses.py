@@ -92,7 +92,12 @@ def test_the_language_model_loss_of_a_uniform_guess_is_log_v() -> None:
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
-    [(STAGE1, 3 * LOG2 + 10 * LOG2 / 3), (STAGE2, 3 * LOG2 + LOG2), (Objective("ranknet", 0.0), 3 * LOG2)],
+    [
+        (STAGE1, 3 * LOG2 + 10 * LOG2 / 3),
+        (STAGE2, 3 * LOG2 + LOG2),
+        (Objective("ranknet", 0.0), 3 * LOG2),
+        (Objective("soft_ranking", 2.0, language_model_weight=0.0), 2 * LOG2),
+    ],
 )
 def test_a_stages_loss_adds_the_weighted_ranking_loss(stage: Objective, expected: float) -> None:
     loss = stage(torch.zeros(5, 8), torch.arange(5), torch.zeros(2), [1, 0], frozenset())

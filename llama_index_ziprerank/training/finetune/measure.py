@@ -1,5 +1,6 @@
 """How well a reranker orders the first stage's candidates of the held-out questions."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from llama_index_ziprerank.training.finetune.documents import Track
 from llama_index_ziprerank.training.finetune.first_stage import Ranked
 from llama_index_ziprerank.training.finetune.questions import Asked
 from llama_index_ziprerank.training.metrics import METRICS, measure_order
+from llama_index_ziprerank.training.recipes import Stage2
 
 TOP_K = 20  # pages of the first stage that are reranked, one window; the others keep their places behind them
-_FEATURES = 4_000_000_000  # bytes of the host's memory for features of pages that other questions ask about too
+FEATURES = 4_000_000_000  # bytes of the host's memory for features of pages that other questions ask about too
 
 Figures = dict[str, dict[str, float]]
 """Metrics of each question, by its id."""
@@ -36,19 +38,43 @@ def rerank(
     questions: Sequence[Asked],
     rankings: Mapping[str, Ranked],
     image: Callable[[str], Image.Image],
-    keep_ratio: float,
+    recipe: Stage2,
+    cache: FeatureCache,
     track: Track,
 ) -> dict[str, list[int]]:
-    """Return the order of all pages after `model` has reranked the first `TOP_K`, for each question."""
+    """Return the order of all pages after `model` has reranked the first `TOP_K`, for each question.
+
+    Visual tokens are pruned as in training. `cache` holds the features of the model's own vision tower.
+    """
     reranker = ListwiseReranker.from_pretrained(model)
-    cache = FeatureCache(_FEATURES)
     orders = {}
     for question in track(questions, f"measuring {Path(model).name}", len(questions)):
         first = [page for page, _ in rankings[question.id]]
-        names = [question.document.page_id(page) for page in first[:TOP_K]]
-        ranking = reranker.rerank(question.text, _features(reranker, names, cache, image), keep_ratio)
+        features = _features(reranker, _names(question, first), cache, image)
+        ranking = reranker.rerank(question.text, features, recipe.keep_ratio, recipe.pruning)
         orders[question.id] = [first[place] for place in ranking.order] + first[TOP_K:]
     return orders
+
+
+def question_seconds(
+    question: Asked,
+    rankings: Mapping[str, Ranked],
+    image: Callable[[str], Image.Image],
+    recipe: Stage2,
+    cache: FeatureCache,
+) -> tuple[float, float]:
+    """Time, with the model that training begins with, the vision tower on one page, and the question's reranking."""
+    reranker = ListwiseReranker.from_pretrained(recipe.model)
+    names = _names(question, [page for page, _ in rankings[question.id]])
+    started = time.perf_counter()
+    features = _features(reranker, names, cache, image)
+    looked = time.perf_counter()
+    reranker.rerank(question.text, features, recipe.keep_ratio, recipe.pruning)
+    return (looked - started) / len(names), time.perf_counter() - looked
+
+
+def _names(question: Asked, ranked: Sequence[int]) -> list[str]:
+    return [question.document.page_id(page) for page in ranked[:TOP_K]]
 
 
 def _features(

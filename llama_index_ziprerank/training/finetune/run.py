@@ -4,11 +4,12 @@ import asyncio
 import errno
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
+from llama_index_ziprerank.training.cache import FeatureCache
 from llama_index_ziprerank.training.card import model_card
 from llama_index_ziprerank.training.finetune.documents import (
     Document,
@@ -21,7 +22,8 @@ from llama_index_ziprerank.training.finetune.documents import (
 )
 from llama_index_ziprerank.training.finetune.first_stage import Ranked, rank_pages
 from llama_index_ziprerank.training.finetune.lists import label_by_text, teacher_query, write_lists
-from llama_index_ziprerank.training.finetune.measure import Figures, means, measure, page_opener, rerank
+from llama_index_ziprerank.training.finetune.measure import FEATURES, Figures, means, measure, page_opener, rerank
+from llama_index_ziprerank.training.finetune.plan import Clock, drawn, planned
 from llama_index_ziprerank.training.finetune.questions import Asked, hold_out, numbered, written_questions
 from llama_index_ziprerank.training.finetune.settings import (
     WORK,
@@ -30,6 +32,7 @@ from llama_index_ziprerank.training.finetune.settings import (
     Settings,
     check_output,
     stage2_recipe,
+    time_limit,
 )
 from llama_index_ziprerank.training.finetune.text_teacher import TextTeacher
 from llama_index_ziprerank.training.metrics import metrics_table
@@ -53,9 +56,16 @@ class Finetuned:
 
 
 def finetune(
-    pdfs: Sequence[Path], settings: Settings, labeller: Labeller, track: Track, helpers: Helpers | None = None
+    pdfs: Sequence[Path],
+    settings: Settings,
+    labeller: Labeller,
+    track: Track,
+    helpers: Helpers | None = None,
+    say: Callable[[str], object] = print,
 ) -> Finetuned:
     """Fine-tune a reranker on PDF files; where an earlier run was interrupted, go on from there.
+
+    `say` is told what will be done and how long that takes.
 
     Raises:
         PageError: when a PDF cannot be read or is too short.
@@ -65,7 +75,7 @@ def finetune(
         CheckpointError, OSError: when something cannot be written.
     """
     try:
-        return _finetune(pdfs, settings, labeller, track, helpers or Helpers())
+        return _finetune(pdfs, settings, labeller, track, helpers or Helpers(), say)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -77,8 +87,14 @@ def finetune(
 
 
 def _finetune(
-    pdfs: Sequence[Path], settings: Settings, labeller: Labeller, track: Track, helpers: Helpers
+    pdfs: Sequence[Path],
+    settings: Settings,
+    labeller: Labeller,
+    track: Track,
+    helpers: Helpers,
+    say: Callable[[str], object],
 ) -> Finetuned:
+    clock = Clock(time_limit(settings))
     work = settings.output / WORK
     check_output(pdfs, settings, helpers)
     image = page_opener(work / "pages")
@@ -88,14 +104,21 @@ def _finetune(
     recipe = stage2_recipe(settings)
     lists = _label(learned, rankings, recipe.max_candidates, work, helpers, track)
 
+    cache = FeatureCache(FEATURES)
+    pages = sum(len(document.labels.candidates) for document in documents)
+    plan = planned(work / "plan.json", clock, recipe, held, rankings, image, cache, pages)
+    say(plan.described(len(held), lists, recipe.batch_size * recipe.gradient_accumulation))
+    held = drawn(held, plan.questions, settings.seed)
     figures = _without_training(held, rankings, documents)
     before = work / "before.json"
     if not before.is_file():
-        orders = rerank(settings.model, held, rankings, image, recipe.keep_ratio, track)
+        orders = rerank(settings.model, held, rankings, image, recipe, cache, track)
         write_whole(before, json.dumps(measure(held, orders)))
     figures["before training"] = json.loads(before.read_text(encoding="utf-8"))
-    trained = train(recipe)
-    orders = rerank(str(trained.folder), held, rankings, image, recipe.keep_ratio, track)
+    trained = train(replace(recipe, max_steps=plan.steps))
+    if recipe.train_vision:
+        cache = FeatureCache(FEATURES)  # another tower sees other things
+    orders = rerank(str(trained.folder), held, rankings, image, recipe, cache, track)
     figures["after training"] = measure(held, orders)
     result = Finetuned(trained.folder, figures, lists, len(held))
     _write_card(result, recipe, documents, helpers, trained.steps)

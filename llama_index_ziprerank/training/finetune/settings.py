@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.training.finetune.documents import write_whole
 from llama_index_ziprerank.training.finetune.text_teacher import Embed
 from llama_index_ziprerank.training.recipes import Stage2
@@ -22,6 +23,7 @@ WORK = "work"
 RECIPE: dict[str, Any] = {
     "lora_rank": 16,
     "learning_rate": 1e-4,
+    "lora_dropout": 0.0,
     "epochs": 3.0,
     "batch_size": 1,
     "gradient_accumulation": 8,
@@ -32,14 +34,35 @@ RECIPE: dict[str, Any] = {
 """Where stage 2 on a few hundred lists differs from the paper's on 50,000: adapters and a rate that suits them, for
 there are few steps; shuffled, because a page that the first stage missed stands last and must not be known by that."""
 
+ON_GPU: dict[str, Any] = {"precision": "bfloat16", "gradient_checkpointing": True, "workers": 2}
+ON_CPU: dict[str, Any] = {
+    "precision": "float32",
+    "gradient_checkpointing": False,
+    "workers": 0,
+    "keep_ratio": 0.25,
+    "pruning": "query",
+}
+"""A CPU reads a quarter of the visual tokens, chosen by the question: attention over all takes most of the time."""
+
+NANO: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "gradient_accumulation": 4,
+    "language_model_weight": 0.0,
+    "max_candidates": 20,
+}
+"""For the embedded model: it never learned to write a ranking out, and letters that shorter lists leave out drift."""
+
+CPU_MINUTES = 15.0
+"""Time limit on a CPU where none is given."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """What is fine-tuned on what."""
 
     output: Path
-    model: str = "nano"
-    retriever: str = "nano"
+    model: str = EMBEDDED
+    retriever: str = EMBEDDED
     held_out: float = 0.25
     """Share of the questions that are measured on, about."""
     questions_per_page: int = 3
@@ -47,12 +70,16 @@ class Settings:
     recipe: dict[str, Any] = field(default_factory=dict)
     """Fields of stage 2 that differ from `RECIPE`."""
     seed: int = 0
+    minutes: float | None = None
+    """Time limit, which bounds steps and measured questions; 0: none; None: `CPU_MINUTES` on a CPU, else none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out}.")
         if self.questions_per_page < 1:
             raise ValueError(f"questions_per_page is at least 1, got {self.questions_per_page}.")
+        if self.minutes is not None and self.minutes < 0:
+            raise ValueError(f"minutes is at least 0 (no limit), got {self.minutes}.")
 
 
 @dataclass(frozen=True)
@@ -69,13 +96,10 @@ class Helpers:
 
 def stage2_recipe(settings: Settings) -> Stage2:
     """Return the recipe of stage 2; ValueError when a field is unknown or out of its bounds."""
-    on_gpu = torch.cuda.is_available()
     values: dict[str, Any] = {
         **RECIPE,
-        "precision": "bfloat16" if on_gpu else "float32",
-        "gradient_checkpointing": on_gpu,
-        "workers": 2 if on_gpu else 0,
-        "max_candidates": 10 if on_gpu else 5,  # attention over half of the pages takes a quarter of the time
+        **(ON_GPU if torch.cuda.is_available() else ON_CPU),
+        **(NANO if settings.model == EMBEDDED else {}),
         "seed": settings.seed,
         **settings.recipe,
         "model": settings.model,
@@ -90,13 +114,20 @@ def stage2_recipe(settings: Settings) -> Stage2:
         raise ValueError(f"The recipe has a field that stage 2 has not: {error}") from error
 
 
+def time_limit(settings: Settings) -> float:
+    """Return the minutes that a run may take; 0: no limit."""
+    if settings.minutes is not None:
+        return settings.minutes
+    return 0.0 if torch.cuda.is_available() else CPU_MINUTES
+
+
 def check_output(pdfs: Sequence[Path], settings: Settings, helpers: Helpers) -> None:
     """Raise ValueError unless the output folder is empty, or holds the beginning of this very fine-tuning."""
     if len({path.stem for path in pdfs}) < len(pdfs):
         raise ValueError(f"Each PDF needs a name of its own, got {', '.join(map(str, pdfs))}. Rename one.")
     told = settings.output / WORK / "settings.json"
     files = [[path.name, path.stat().st_size] for path in pdfs if path.is_file()]
-    chosen = {key: value for key, value in asdict(settings).items() if key != "output"}
+    chosen = {key: value for key, value in asdict(settings).items() if key not in ("output", "minutes")}
     wanted = {"files": files, "teacher": helpers.name, **chosen}
     if told.is_file():
         found = json.loads(told.read_text(encoding="utf-8"))

@@ -57,6 +57,7 @@ def test_one_command_makes_a_reranker_and_a_table_before_and_after(
     assert "| | BM25 | first stage | before training | after training |" in done.stdout
     assert re.search(r"recall@1 changed by [+-]\d", done.stdout)
     assert "Teacher: the text layer, BM25 alone." in done.stderr
+    assert re.search(r"About 1 min from here: \d+ of \d+ held-out questions .*; 4 steps \(", done.stderr)
     out = tmp_path / "out"
     card = (out / "README.md").read_text()
     assert "| | BM25 | first stage | before training | after training |" in card
@@ -118,6 +119,7 @@ def test_an_output_folder_is_not_shared(finetune: Finetune, manual: Path, tmp_pa
     assert finetune().exit_code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json*")}
     assert "holds a fine-tuning with other seed" in str(finetune("--seed", "1").exception)
+    assert "holds a fine-tuning with --minutes" in str(finetune("--minutes", "3").exception)
     other = write_pdf(tmp_path / "other.pdf", [["one"], ["two"]])
     assert "with other files" in str(finetune(pdfs=[manual, other]).exception)
     assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json*")}
@@ -145,6 +147,8 @@ def test_what_a_user_can_set_right_is_said(finetune: Finetune, manual: Path, tmp
         ((), [single], "has 1 pages that can answer a question, wanted at least 2"),
         ((), [manual, twin], "Each PDF needs a name of its own"),
         (("--held-out", "1.5"), [manual], "held_out is a share between 0 and 1, got 1.5"),
+        (("--minutes", "-1"), [manual], "minutes is at least 0 .no limit., got -1"),
+        (("--minutes", "0.001"), [manual], "min are left, but one step takes"),
         (("--held-out", "0.99"), [manual], "leave 0 to train on"),
         (("--model", "./nowhere"), [manual], "No checkpoint at './nowhere'"),
         (("--retriever", "./nowhere"), [manual], "No checkpoint at './nowhere'"),
