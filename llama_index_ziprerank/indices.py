@@ -277,7 +277,8 @@ class ColPaliIndex:
         Whatever stops it, the other folder holds what it held before, or the whole new index.
 
         Raises:
-            ValueError: when the folder holds something else than an index, or when None is given for a temporary one.
+            ValueError: when the folder holds something else than an index or lies inside this one, or when None is
+                given for a temporary one.
             StoreError: when the index there is open, or the folder cannot be written.
         """
         if persist_dir is None and self._is_temporary:
@@ -285,6 +286,8 @@ class ColPaliIndex:
         target = self._folder if persist_dir is None else IndexFolder(persist_dir)
         if target.path == self._folder.path:
             return
+        if self._folder.path in target.path.parents:
+            raise ValueError(f"{target.path} lies inside the index {self._folder.path}. Choose a folder elsewhere.")
         target.finish_replacing()
         target.check_free()
         with self._writing, target.replacement() as new:

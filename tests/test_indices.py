@@ -237,6 +237,22 @@ def test_what_is_no_unicode_is_refused_before_anything_is_written(
         assert list(index.ref_doc_info) == ["good"]
 
 
+def test_a_copy_lands_where_it_was_sent_whatever_links_lead_there(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "own").symlink_to(tmp_path / "index")
+    with ColPaliIndex.from_documents([Document(id_="a", text="Toner.")], encoder, tmp_path / "index") as index:
+        for _ in range(2):  # the second replaces the first
+            index.persist(tmp_path / "link")
+        index.persist(tmp_path / "own")  # itself: nothing to do
+        index.persist(tmp_path / "index" / ".." / "disk")
+        with pytest.raises(ValueError, match="lies inside the index"):
+            index.persist(tmp_path / "index" / "copy")
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "link", "own", "index"}
+    with ColPaliIndex.load(tmp_path / "disk", model=encoder) as copy:
+        assert list(copy.ref_doc_info) == ["a"]
+
+
 def test_ready_nodes_are_indexed_as_they_are(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
     _image(1).save(tmp_path / "page.png")
     node = ImageNode(id_="node", text="Toner", image_path=str(tmp_path / "page.png"), metadata={"a": 1})

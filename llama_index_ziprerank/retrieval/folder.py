@@ -26,8 +26,8 @@ class IndexFolder:
     """Reads and writes the folder ``path``."""
 
     def __init__(self, path: str | Path) -> None:
-        """Name the folder; it need not exist."""
-        self.path = Path(path).absolute()
+        """Name the folder; it need not exist. Links are followed now: a link cannot be replaced as a folder can."""
+        self.path = Path(path).resolve()
         self.images = self.path / "images"
         self.store = self.path / "store"
         self._manifest = self.path / "index.json"
