@@ -17,6 +17,9 @@ from llama_index_ziprerank.training.finetune.questions import Asked
 Ranked = list[tuple[int, float]]
 """All candidate pages of a document with their scores, best first."""
 
+_BLOCK = 64
+"""Questions that are compared with a page at a time."""
+
 
 def rank_pages(
     document: Document,
@@ -27,14 +30,28 @@ def rank_pages(
     track: Track,
 ) -> dict[str, Ranked]:
     """Return the ranking of each question about the document, by the question's id; vectors go into `folder`."""
+    if not questions:
+        return {}
     pages = document.labels.candidates
-    vectors = dict(zip(pages, _page_vectors(document, encoder, image, folder, track), strict=True))
-    rankings = {}
-    for question in track(questions, f"{document.name}: first stage", len(questions)):
-        [asked] = encoder.encode_queries([question.text])
-        scored = [(page, float((asked @ vectors[page].T).max(axis=1).sum())) for page in pages]
-        rankings[question.id] = sorted(scored, key=lambda pair: -pair[1])
-    return rankings
+    vectors = _page_vectors(document, encoder, image, folder, track)
+    texts = track([question.text for question in questions], f"{document.name}: encoding questions", len(questions))
+    asked = [encoder.encode_queries([text])[0] for text in texts]  # (T, D) each
+    scores = np.stack([max_sim(asked, page) for page in vectors], axis=1)  # (questions, pages)
+    return {
+        question.id: sorted(zip(pages, row, strict=True), key=lambda pair: -pair[1])
+        for question, row in zip(questions, scores.tolist(), strict=True)
+    }
+
+
+def max_sim(asked: Sequence[Vectors], page: Vectors) -> np.ndarray:
+    """Score a page for many questions: Q arrays (T, D), (P, D) -> (Q,). A page's vectors are read once for a block."""
+    scores = []
+    for start in range(0, len(asked), _BLOCK):
+        block = asked[start : start + _BLOCK]
+        best = (np.concatenate(block) @ page.T).max(axis=1)  # (T of all,)
+        starts = np.cumsum([0, *(len(question) for question in block[:-1])])
+        scores.append(np.add.reduceat(best, starts))
+    return np.concatenate(scores)
 
 
 def _page_vectors(
