@@ -40,8 +40,17 @@ def test_a_program_cannot_write_more_than_it_may(stream: str) -> None:
     assert max(len(done.output), len(done.messages)) <= MIB
 
 
-def test_a_crash_is_told_by_its_signal() -> None:
-    assert run("import os; os.kill(os.getpid(), 11)").failure == "crashed the program (SIGSEGV)"
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("SIGSEGV", "crashed the program (SIGSEGV)"),
+        ("SIGXCPU", "took longer than 20 s (`timeout`)"),
+        ("SIGXFSZ", "wrote more than 1 MiB"),
+    ],
+)
+def test_the_signal_that_ends_a_program_is_told_in_words(name: str, told: str) -> None:
+    end = f"import os, signal; signal.signal(signal.{name}, signal.SIG_DFL); os.kill(os.getpid(), signal.{name})"
+    assert run(end).failure == told
 
 
 def test_a_program_ends_by_itself_when_nobody_is_there_to_end_it(tmp_path: Path) -> None:

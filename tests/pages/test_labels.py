@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from llama_index_ziprerank.pages.bounded import Bounds
+from llama_index_ziprerank.pages.labels import LabelError, read_labels
 from llama_index_ziprerank.pages.page import PageWarning, encodable
 from llama_index_ziprerank.pages.pdf import read_pages
+from llama_index_ziprerank.pages.poppler import PdfFile
 
 
 def labelled(path: Path, tree: bytes, pages: int = 1, *, before: bytes = b"") -> Path:
@@ -54,6 +57,14 @@ def test_a_file_that_pypdf_cannot_read_has_numbers_and_a_warning(tmp_path: Path)
     path.write_bytes(path.read_bytes().replace(b"%PDF-1.7\n", b"%PDF-1.7\n%" + b"x" * 5000 + b"\n"))
     with pytest.warns(PageWarning, match=r"odd\.pdf: page labels cannot be read, page numbers stand in \(.+\)"):
         assert labels(path) == ["1", "2"]
+
+
+def test_why_labels_cannot_be_read_is_told(tmp_path: Path) -> None:
+    path = labelled(tmp_path / "book.pdf", b"<</Nums[0<</S/r>>]>>", 2)
+    with pytest.raises(LabelError, match="pypdf sees 2 pages, poppler 5"):
+        read_labels(PdfFile(path, str(path), None, Bounds(60, 2048)), 5)
+    with pytest.raises(LabelError, match=r"reading them took longer than 0\.001 s"):
+        read_labels(PdfFile(path, str(path), None, Bounds(0.001, 2048)), 2)
 
 
 def test_labels_beyond_the_first_mebibyte_of_the_file_are_found(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking import ListwiseReranker
@@ -67,3 +67,11 @@ def test_a_tokenizer_without_the_letters_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
     with pytest.raises(ValueError, match="needs 'A' to be one token"):
         identifier_token_ids(tokenizer, 3)
+
+
+def test_a_tokenizer_that_confuses_two_letters_is_refused() -> None:
+    core = Tokenizer(models.WordLevel({"[UNK]": 0, "A": 1, "B": 2}, unk_token="[UNK]"))
+    core.normalizer = normalizers.Replace("B", "A")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
+    with pytest.raises(ValueError, match=r"gives two identifiers the same token: \[1, 1\]"):
+        identifier_token_ids(tokenizer, 2)

@@ -75,6 +75,7 @@ def in_a_fork(work: Callable[[Say], None]) -> tuple[int, list[Any]]:
 
 
 def _run(work: Callable[[Say], None], pipe: int) -> int:
+    torch.set_num_threads(1)  # makes a pool of this process, before two threads try to at once
     try:
         work(lambda word: (os.write(pipe, json.dumps(word).encode() + b"\n"), None)[1])
     except BaseException:

@@ -20,7 +20,8 @@ from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 
 PARITY = Path(__file__).parents[1] / "data" / "parity" / "checkpoint"
 FILES = ("a.pdf", "b.pdf", "c.pdf")
-_LONGEST = 0.3  # seconds: about as long as an operation takes
+_TAKES = {"build": 0.3, "insert": 0.05, "refresh": 0.04, "delete": 0.003, "persist": 0.3, "warm": 0.07}
+"""Seconds that an operation takes, about; what is started last is killed within them, or in what follows."""
 Operation = tuple[str, str, int]
 """What is done, to which file, in which version."""
 Pages = dict[str, int]
@@ -89,7 +90,7 @@ def one_round(folder: Path, models: Models, pages: Pages, done_before: int, rng:
     """Let a process work, kill it, look at what is left; return what is there now, and what was interrupted."""
     target, copy = folder / "index", folder / "copy"
     encoder, reranker = models
-    kinds = ("insert", "refresh", "delete", "delete", "persist", "warm")
+    kinds = ("insert", "refresh", "delete", "persist", "warm")
     operations = [(rng.choice(kinds), rng.choice(FILES), done_before + i) for i in range(12)]
     first: list[Operation] = [] if pages else [("insert", file, done_before) for file in FILES]
 
@@ -108,7 +109,12 @@ def one_round(folder: Path, models: Models, pages: Pages, done_before: int, rng:
         index.close()
 
     child = Forked(work)
-    child.kill(words=rng.randrange(16), seconds=rng.random() ** 3 * _LONGEST)
+    if first and rng.random() < 0.8:
+        child.kill(words=1, seconds=rng.random() * 1.3 * _TAKES["build"])
+    else:
+        place = rng.randrange(12)
+        words = len(first[:1]) + 1 + 2 * place + 1  # build, open, begin and end of those before, begin
+        child.kill(words, seconds=rng.random() * 1.3 * _TAKES[operations[place][0]])
     code, said = child.wait()
     assert code in (0, -9), said[-1]
     finished = sum(isinstance(word, list) and word[0] == "end" for word in said)
