@@ -20,7 +20,8 @@ from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 
 PARITY = Path(__file__).parents[1] / "data" / "parity" / "checkpoint"
 FILES = ("a.pdf", "b.pdf", "c.pdf")
-_TAKES = {"build": 0.3, "insert": 0.05, "refresh": 0.04, "delete": 0.003, "persist": 0.3, "warm": 0.07}
+_KINDS = ("insert", "refresh", "delete", "persist", "warm")
+_TAKES = {"build": 0.3, "insert": 0.05, "refresh": 0.04, "delete": 0.001, "persist": 0.3, "warm": 0.07}
 """Seconds that an operation takes, about; what is started last is killed within them, or in what follows."""
 Operation = tuple[str, str, int]
 """What is done, to which file, in which version."""
@@ -90,8 +91,7 @@ def one_round(folder: Path, models: Models, pages: Pages, done_before: int, rng:
     """Let a process work, kill it, look at what is left; return what is there now, and what was interrupted."""
     target, copy = folder / "index", folder / "copy"
     encoder, reranker = models
-    kinds = ("insert", "refresh", "delete", "persist", "warm")
-    operations = [(rng.choice(kinds), rng.choice(FILES), done_before + i) for i in range(12)]
+    operations = [(rng.choice(_KINDS), rng.choice(FILES), done_before + i) for i in range(12)]
     first: list[Operation] = [] if pages else [("insert", file, done_before) for file in FILES]
 
     def work(say: Say) -> None:
@@ -164,7 +164,8 @@ def main(folder: Path, rounds: int, seed: int) -> None:
     pages: Pages = {}
     interrupted: dict[str, int] = {}
     number = 0
-    while sum(count for kind, count in interrupted.items() if kind != "nothing") < rounds:
+    wanted = {"build", *_KINDS} if rounds >= 50 else set()  # a long run goes on until every kind of work was hit
+    while not wanted <= interrupted.keys() or sum(interrupted.values()) - interrupted.get("nothing", 0) < rounds:
         if number % 10 == 0:  # begin anew now and then: building is killed too
             base, pages = folder / str(number), {}
             base.mkdir()
