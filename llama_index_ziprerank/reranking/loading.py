@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
+from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, identifier_token_ids
 from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization, quantize
 from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
@@ -46,6 +47,7 @@ def load_model(
         )
     use_linear_patch_embedding(model.model.visual)
     use_batched_attention(model.model.visual)
+    use_last_layer_at_read_position(model)
     if quantization is not None:
         quantize(model, quantization)
     return model.eval()

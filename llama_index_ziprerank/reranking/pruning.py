@@ -75,7 +75,9 @@ def window_inputs(
     if keep_ratio == 1:
         deepstack = tuple(torch.cat(layer) for layer in zip(*(page.deepstack for page in features), strict=True))
         columns = prompt.is_visual.nonzero()[:, 0]
-        ids, positions, columns, letters = _to(device, prompt.input_ids, positions, columns, prompt.identifier_ids)
+        ids, positions, columns, letters = to_device(
+            device, prompt.input_ids, positions, columns, prompt.identifier_ids
+        )
         return WindowInputs(ids, positions, merged, deepstack, columns, letters, prompt.read_position)
     with torch.no_grad():  # what is kept is no matter of degree; gradients pass through the features alone
         text = _embed(model, prompt.text_ids if pruning == "prompt" else prompt.query_ids, pruning, device)
@@ -85,7 +87,7 @@ def window_inputs(
     slots = _slots(prompt, quotas)  # (L',)
     columns = prompt.is_visual[slots].nonzero()[:, 0]
     of_pages = positions[:, prompt.is_visual]  # (3, V)
-    ids, positions, of_pages, columns, letters = _to(
+    ids, positions, of_pages, columns, letters = to_device(
         device, prompt.input_ids[slots], positions[:, slots], of_pages, columns, prompt.identifier_ids
     )
     return WindowInputs(
@@ -117,7 +119,7 @@ def keep_best(scores: torch.Tensor, counts: Sequence[int], keep_ratio: float) ->
     page = torch.arange(len(counts)).repeat_interleave(sizes)  # (V,)
     cells = torch.arange(len(page)) + (torch.arange(len(counts)) * longest - starts)[page]  # (V,): of that table
     quotas = torch.tensor(kept_counts(counts, keep_ratio))
-    tokens, cells, quotas = _to(scores.device, tokens, cells, quotas)
+    tokens, cells, quotas = to_device(scores.device, tokens, cells, quotas)
     padded = torch.cat([scores, scores.new_full((1,), -torch.inf)])
     best_first = padded[tokens].argsort(dim=1, descending=True, stable=True)
     places = best_first.argsort(dim=1)  # the inverse permutation: each token's place in its page
@@ -133,7 +135,7 @@ def _slots(prompt: RankingPrompt, quotas: Sequence[int]) -> torch.Tensor:
     return stays.nonzero()[:, 0]
 
 
-def _to(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
+def to_device(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
     """Send int64 tensors from the host in one copy, for which a GPU's host does not wait."""
     if device.type == "cpu":
         return list(tensors)
@@ -153,5 +155,5 @@ def _embed(
             f"The tokenizer finds no token in the {pruning} to compare pages with. "
             'Use pruning="prompt" or keep_ratio=1.0.'
         )
-    [different] = _to(device, ids.unique())
+    [different] = to_device(device, ids.unique())
     return model.get_input_embeddings()(different)

@@ -6,7 +6,8 @@ head. Letters: B windows, L tokens of the longest, N pages of a window, D width 
 Shorter windows are padded on the right, behind their read position. Attention is causal, so nothing that is read can
 see the padding, and no attention mask is needed: transformers then materialises no (L, L) mask (sdpa and FlashAttention
 run with ``is_causal``). Packing windows into one long row instead would need such a mask wherever FlashAttention's
-variable lengths are missing. `batching.py` keeps the padding small.
+variable lengths are missing. `batching.py` keeps the padding small. The last layer runs at the read positions alone
+where it can (`last_layer.py`).
 
 The language model is called with embedded inputs: transformers' own joining of text and visual tokens
 (``Qwen3VLModel.forward``) stops the host several times to count and find tokens whose places are known here.
@@ -20,16 +21,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from llama_index_ziprerank.reranking.pruning import WindowInputs
+from llama_index_ziprerank.reranking.pruning import WindowInputs, to_device
 
 
 def window_logits(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> list[torch.Tensor]:
     """Score the pages of each window, differentiably: B windows -> B tensors (N,) float32 on the model's device."""
-    hidden = _hidden_states(model, windows)  # (B, L, D)
+    hidden = _read_states(model, windows)  # (B, D)
     head = model.get_output_embeddings().weight  # (vocabulary, D)
     return [
-        head[window.identifier_ids.to(head.device)].float() @ states[window.read_position].float()
-        for window, states in zip(windows, hidden, strict=True)
+        head[window.identifier_ids.to(head.device)].float() @ state.float()
+        for window, state in zip(windows, hidden, strict=True)
     ]
 
 
@@ -75,13 +76,14 @@ def forward_arguments(
     }
 
 
-def _hidden_states(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> torch.Tensor:
-    """Run the language model, without its head: B windows -> (B, L, D)."""
+def _read_states(model: Qwen3VLForConditionalGeneration, windows: Sequence[WindowInputs]) -> torch.Tensor:
+    """Run the language model, without its head: B windows -> (B, D), of each what is read."""
     padding = windows[0].input_ids[-1:]  # any text token will do: nothing reads it
     length = max(len(window.input_ids) for window in windows)
     input_ids = torch.stack([_pad(window.input_ids, padding, length) for window in windows])  # (B, L)
     position_ids = torch.stack([_pad(w.position_ids, w.position_ids[:, -1:], length) for w in windows], 1)  # (3, B, L)
     columns = torch.cat([window.visual_columns + row * length for row, window in enumerate(windows)])
+    [reads] = to_device(input_ids.device, torch.tensor([window.read_position for window in windows]))  # (B,)
 
     def place(text: torch.Tensor, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """Put the visual tokens of all windows in their columns: (B * L, D) -> (B, L, D)."""
@@ -98,8 +100,11 @@ def _hidden_states(model: Qwen3VLForConditionalGeneration, windows: Sequence[Win
         visual_pos_masks=torch.arange(len(windows), device=input_ids.device),
         deepstack_visual_embeds=deepstack,
         use_cache=False,
+        read_positions=reads,
     )
-    return output.last_hidden_state
+    states = output.last_hidden_state  # (B, 1, D), or (B, L, D) from a last layer that does not take `read_positions`
+    rows = torch.arange(len(windows), device=states.device)
+    return states[:, 0] if states.shape[1] == 1 else states[rows, reads]
 
 
 def _pad(tokens: torch.Tensor, padding: torch.Tensor, length: int) -> torch.Tensor:

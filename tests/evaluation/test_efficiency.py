@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tiny_retriever import PARITY
 from torch import nn
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionAttention
 
 from llama_index_ziprerank.evaluation.efficiency.bench import measure
 from llama_index_ziprerank.evaluation.efficiency.configurations import (
@@ -74,13 +74,15 @@ def test_random_weights_agree_too_and_come_from_the_seed() -> None:
     assert not torch.equal(logits(0)[0], logits(1)[0])
 
 
-def test_the_twin_shares_all_weights_and_has_transformers_own_tower(subject: Subject) -> None:
+def test_the_twin_shares_all_weights_and_has_transformers_own_classes(subject: Subject) -> None:
     model, twin = subject.reranker.model, subject.twin
     assert {w.data_ptr() for w in twin.parameters()} == {w.data_ptr() for w in model.parameters()}
     assert type(twin.model.visual.patch_embed.proj) is nn.Conv3d
     assert type(model.model.visual.patch_embed.proj) is not nn.Conv3d
     assert {type(block.attn) for block in twin.model.visual.blocks} == {Qwen3VLVisionAttention}
     assert Qwen3VLVisionAttention not in {type(block.attn) for block in model.model.visual.blocks}
+    assert type(twin.model.language_model.layers[-1]) is Qwen3VLTextDecoderLayer
+    assert type(model.model.language_model.layers[-1]) is not Qwen3VLTextDecoderLayer
 
 
 @pytest.mark.parametrize(("name", "millions"), [("15m", 15.6), ("2b", 2_127.5), ("4b", 4_437.8), ("8b", 8_767.1)])
@@ -101,12 +103,16 @@ def test_flops_are_those_one_counts_by_hand() -> None:
         assert count_flops(lambda: attend(query, query, query, is_causal=True))[0] == 2 * 2 * 10 * 10 * 8
 
 
-def test_ours_saves_exactly_the_head_at_all_but_nothing_else(subject: Subject) -> None:
+def test_ours_saves_the_head_and_the_last_layer_at_all_tokens_but_one_and_nothing_else(subject: Subject) -> None:
     flops = {method: count_flops(lambda method=method: run(method, subject))[0] for method in (PAPER, COLD)}
     with listening([subject.twin]) as watch:
         run(PAPER, subject)
-    width, words = subject.twin.lm_head.weight.shape[1], subject.twin.lm_head.weight.shape[0]
-    assert flops[PAPER] - flops[COLD] == pytest.approx(2 * watch.tokens * width * words, rel=0.01)
+    last = subject.twin.model.language_model.layers[-1]
+    query = last.self_attn.q_proj
+    read_once = [query, last.self_attn.o_proj, *last.mlp.children(), subject.twin.lm_head]
+    weights = sum(layer.weight.numel() for layer in read_once if isinstance(layer, nn.Linear))
+    attention = 4 * watch.tokens**2 * query.out_features // 2  # two products, causal
+    assert flops[PAPER] - flops[COLD] == pytest.approx(2 * watch.tokens * weights + attention, rel=0.01)
 
 
 def test_stages_and_tokens_are_those_of_the_method(subject: Subject) -> None:

@@ -4,25 +4,26 @@ import pytest
 import torch
 from PIL import Image
 from torch.overrides import TorchFunctionMode
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer
 
 from llama_index_ziprerank.reranking import ListwiseReranker, build_ranking_inputs
 from llama_index_ziprerank.reranking.features import page_features
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt, prepare_page
 from llama_index_ziprerank.reranking.pruning import WindowInputs, window_inputs
-from llama_index_ziprerank.reranking.scoring import identifier_logits
+from llama_index_ziprerank.reranking.scoring import identifier_logits, window_logits
 
 
-class CausalCalls(TorchFunctionMode):
-    """Writes down the mask and the causal flag of each attention over whole sequences."""
+class AttentionCalls(TorchFunctionMode):
+    """Writes down the mask and the causal flag of each attention."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[Any, bool]] = []
+        self.seen: list[tuple[torch.Tensor | None, bool]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention:
-            self.seen.append((kwargs["attn_mask"], kwargs["is_causal"]))
+            self.seen.append((kwargs["attn_mask"], kwargs.get("is_causal", False)))
         return func(*args, **kwargs)
 
 
@@ -67,11 +68,48 @@ def test_a_batch_of_windows_scores_as_each_alone(
 
 def test_attention_never_holds_a_mask_of_all_token_pairs(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
     windows = [window_of(reranker, "axis", pages[:n], keep_ratio=0.5) for n in (1, 3)]
-    with CausalCalls() as calls:
-        identifier_logits(reranker.model, windows[:1])
+    with AttentionCalls() as calls:
         identifier_logits(reranker.model, windows)
-    layers = reranker.model.config.text_config.num_hidden_layers
-    assert calls.seen == [(None, True)] * 2 * layers
+    *whole, (mask, _) = calls.seen
+    assert whole == [(None, True)] * (reranker.model.config.text_config.num_hidden_layers - 1)
+    length = max(len(window.input_ids) for window in windows)
+    assert mask is not None and mask.shape == (2, 1, 1, length)  # the last layer asks for one token of each window
+    assert mask.sum(dim=-1).flatten().tolist() == [len(window.input_ids) for window in windows]
+
+
+def test_a_last_layer_at_the_read_position_alone_changes_no_logit(
+    reranker: ListwiseReranker, pages: list[Image.Image], mixed_pages: list[Image.Image]
+) -> None:
+    windows = [window_of(reranker, "axis", pages[:2], keep_ratio=0.5), window_of(reranker, "bar graph", mixed_pages)]
+    ours = identifier_logits(reranker.model, windows)
+    last = reranker.model.model.language_model.layers[-1]
+    fast = type(last)
+    assert fast is not Qwen3VLTextDecoderLayer
+    last.__class__ = Qwen3VLTextDecoderLayer
+    try:
+        whole = identifier_logits(reranker.model, windows)
+    finally:
+        last.__class__ = fast
+    torch.testing.assert_close(ours, whole, atol=1e-5, rtol=0)
+
+
+def test_gradients_pass_through_the_last_layer_as_through_a_whole_one(
+    reranker: ListwiseReranker, pages: list[Image.Image]
+) -> None:
+    window, layers = window_of(reranker, "axis", pages[:2]), reranker.model.model.language_model.layers
+    fast = type(layers[-1])
+
+    def gradients() -> list[torch.Tensor]:
+        logits = window_logits(reranker.model, [window])[0]
+        return list(torch.autograd.grad(logits.logsumexp(0), list(layers.parameters())))
+
+    ours = gradients()
+    layers[-1].__class__ = Qwen3VLTextDecoderLayer
+    try:
+        whole = gradients()
+    finally:
+        layers[-1].__class__ = fast
+    torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-3)
 
 
 def test_gaps_left_by_pruning_do_not_part_the_sequence(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionAttention
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
 from llama_index_ziprerank.reranking.loading import default_device, load_processor
 from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
 
@@ -129,18 +130,20 @@ def random_model(
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
     use_linear_patch_embedding(model.model.visual)
     use_batched_attention(model.model.visual)
+    use_last_layer_at_read_position(model)
     return model.eval()
 
 
 def as_transformers_has_it(model: Qwen3VLForConditionalGeneration) -> Qwen3VLForConditionalGeneration:
-    """Copy a model without its weights, which both share; the copy's tower is again transformers' own.
+    """Copy a model without its weights, which both share; the copy's classes are again transformers' own.
 
-    Patches are embedded by a Conv3d, and pages attend one after another: what `vision.py` changed is taken back.
+    Patches are embedded by a Conv3d, pages attend one after another, and the last layer works on every token: what
+    `vision.py` and `last_layer.py` changed is taken back.
     """
     tensors = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    for module in twin.model.visual.modules():
-        for original in (nn.Conv3d, Qwen3VLVisionAttention):
+    for module in twin.modules():
+        for original in (nn.Conv3d, Qwen3VLVisionAttention, Qwen3VLTextDecoderLayer):
             if isinstance(module, original):
                 module.__class__ = original
     return twin
