@@ -215,5 +215,5 @@ def test_the_memory_of_sixty_four_calls_is_that_of_a_few(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-3000:]
     grown = json.loads(done.stdout)
     print(grown)
-    assert grown["megabytes of pages"] > 3000
+    assert grown["megabytes of pages"] > 2900
     assert grown["megabytes grown"] < 1000
