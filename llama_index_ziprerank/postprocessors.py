@@ -127,7 +127,9 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         description="Orders in which each window is read, their logits averaged: better, at so many times the cost.",
     )
     attn_implementation: str | None = Field(
-        default=None, description='Attention of transformers, such as "sdpa" or "flash_attention_2".'
+        default=None,
+        description='Attention of transformers, such as "sdpa" or "flash_attention_2". Default: "sdpa"; on a GPU, '
+        "for the vision tower, FlashAttention 2 where it is installed.",
     )
 
     allow_remote_images: bool = Field(

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from transformers.utils import is_flash_attn_2_available
 
 from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
 from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
@@ -45,12 +46,29 @@ def load_model(
             f"The checkpoint {name_or_path!r} lacks {len(missing)} weights of a Qwen3-VL reranker, such as "
             f"{missing[0]}. Use a complete checkpoint; merge an adapter into its base model first."
         )
-    use_linear_patch_embedding(model.model.visual)
-    use_batched_attention(model.model.visual)
-    use_last_layer_at_read_position(model)
+    make_fast(model, choose_attention=attn_implementation is None)
     if quantization is not None:
         quantize(model, quantization)
     return model.eval()
+
+
+def make_fast(model: Qwen3VLForConditionalGeneration, *, choose_attention: bool = True) -> None:
+    """Change what can be faster and computes the same: see `vision.py` and `last_layer.py`.
+
+    With ``choose_attention`` the tower takes FlashAttention where that is installed and fits: it reads pages of any
+    sizes in one call. The language model needs none of it, since torch's own attention is causal without a mask.
+    """
+    use_linear_patch_embedding(model.model.visual)
+    use_batched_attention(model.model.visual)
+    use_last_layer_at_read_position(model)
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    if choose_attention and half and model.device.type == "cuda" and is_flash_attn_2_available():
+        set_tower_attention(model, "flash_attention_2")
+
+
+def set_tower_attention(model: Qwen3VLForConditionalGeneration, name: str) -> None:
+    """Choose one of transformers' attentions for the vision tower; the language model keeps its own."""
+    model.set_attn_implementation({"vision_config": name})
 
 
 def load_processor(name_or_path: str) -> Qwen3VLProcessor:

@@ -79,7 +79,8 @@ class ListwiseReranker:
             name_or_path: a Qwen3-VL checkpoint with safetensors weights; code from the Hub is never run.
             device: default: cuda, else mps, else cpu, whichever is there.
             dtype: such as ``"bfloat16"``. Default: the checkpoint's own; float32 on a CPU.
-            attn_implementation: one of transformers' (``"sdpa"``, ``"flash_attention_2"``, ``"eager"``).
+            attn_implementation: one of transformers' (``"sdpa"``, ``"flash_attention_2"``, ``"eager"``). Default:
+                ``"sdpa"``; on a GPU, for the vision tower, FlashAttention 2 where it is installed.
             cache: where vision features are looked up before the tower runs, and kept after.
             skip_blank: leave blank parts of pages out of the vision tower (see `page_features`): faster, other scores.
             quantization: smaller weights for the language model (`Quantization`); needs torchao.

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.loading import set_tower_attention
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "parity" / "checkpoint"
 
@@ -21,6 +23,17 @@ def test_the_precision_can_be_chosen(checkpoint: Path) -> None:
     assert ListwiseReranker.from_pretrained(str(checkpoint), "cpu").model.dtype == torch.float32
     for dtype in ("bfloat16", torch.bfloat16):
         assert ListwiseReranker.from_pretrained(str(checkpoint), "cpu", dtype).model.dtype == torch.bfloat16
+
+
+def test_the_tower_can_attend_otherwise_than_the_language_model(checkpoint: Path) -> None:
+    page = Image.new("RGB", (64, 96), "white")
+    reranker = ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+    [before] = reranker.encode_pages([page])
+    set_tower_attention(reranker.model, "eager")
+    model = reranker.model.model
+    assert {block.attn.config._attn_implementation for block in model.visual.blocks} == {"eager"}
+    assert {layer.self_attn.config._attn_implementation for layer in model.language_model.layers} == {"sdpa"}
+    torch.testing.assert_close(reranker.encode_pages([page])[0].merged, before.merged, atol=1e-5, rtol=0)
 
 
 def test_an_unknown_precision_is_refused(checkpoint: Path) -> None:

@@ -14,9 +14,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLay
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.reranking import ListwiseReranker
-from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
-from llama_index_ziprerank.reranking.loading import default_device, load_processor
-from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
+from llama_index_ziprerank.reranking.loading import default_device, load_processor, make_fast
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,7 @@ def random_model(
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    use_linear_patch_embedding(model.model.visual)
-    use_batched_attention(model.model.visual)
-    use_last_layer_at_read_position(model)
+    make_fast(model)
     return model.eval()
 
 
