@@ -1,5 +1,6 @@
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,20 @@ def test_no_query_is_both_learned_and_held_out(tmp_path: Path) -> None:
     assert (len(learned), len(held_out)) == (32, 8)
     with pytest.raises(ValueError, match="leaves none to train on"):
         hold_out(samples, 40)
+
+
+@pytest.mark.slow
+def test_fifty_thousand_lists_never_sit_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl"
+    with path.open("w") as file:
+        for number in range(50_000):
+            texts = [f"passage {place} of {number}" + " and words" * 10 for place in range(20)]
+            file.write(json.dumps({"query": f"question {number}", "texts": texts, "order": [*range(20)]}) + "\n")
+    tracemalloc.start()
+    try:
+        samples = open_samples(str(path), max_candidates=10)
+        assert len(samples) == 50_000 and samples[49_999].query == "question 49999"
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < path.stat().st_size / 20
