@@ -12,6 +12,7 @@ import typer
 
 from llama_index_ziprerank.cli.app import app as open_app
 from llama_index_ziprerank.cli.bench import bench
+from llama_index_ziprerank.cli.drift import drift
 from llama_index_ziprerank.cli.evaluate import evaluate
 from llama_index_ziprerank.cli.finetune import finetune
 from llama_index_ziprerank.cli.label import label
@@ -34,6 +35,7 @@ app.command("app")(open_app)
 app.command()(label)
 app.command()(finetune)
 app.command()(bench)
+app.command()(drift)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(train_app, name="train")
 

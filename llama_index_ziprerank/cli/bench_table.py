@@ -14,6 +14,7 @@ WIDTH = 140  # columns of text that the table needs
 NOTES = """\
 Milliseconds, tokens and FLOPs are one question's. prepare: decoding, resizing and cutting up pages, as far as the tower
 waits for it. prune: prompt, pruning, joining text and pages. llm: with head. ×: times faster than the paper's way.
+cpu s: seconds that all threads together worked, which other programs disturb less than they do the clock.
 peak: GB of {memory}; weights and given features included. TFLOP: causal attention
 counts half; of peak: of the matmul peak above. warm: the pages' features are given. batch 8: as many questions at once,
 each with its pages. The paper's way has transformers' own tower, the others ours."""
@@ -46,7 +47,20 @@ def print_report(report: "Report") -> None:
 
 def _table(report: "Report", rows: "list[Row]") -> Table:
     table = Table("", box=None)
-    for column in ("pages", "size", "prepare", "vision", "prune", "llm", "total", "×", "tokens", "peak", "TFLOP"):
+    for column in (
+        "pages",
+        "size",
+        "prepare",
+        "vision",
+        "prune",
+        "llm",
+        "total",
+        "×",
+        "cpu s",
+        "tokens",
+        "peak",
+        "TFLOP",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("of peak", "runs"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -60,6 +74,7 @@ def _table(report: "Report", rows: "list[Row]") -> Table:
             *(f"{milliseconds:,.0f}" for milliseconds in row.milliseconds.values()),
             f"{row.total:,.0f}",
             "–" if faster is None else f"{faster:.2f}",
+            f"{row.cpu_seconds:.2f}",
             f"{row.tokens:,}",
             f"{row.peak_bytes / 1e9:.2f}",
             f"{row.flops / 1e12:,.3g}",

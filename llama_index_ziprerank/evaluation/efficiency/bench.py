@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 import transformers
@@ -44,13 +44,16 @@ class _Case:
     """Of the first question, (N,)."""
     rounds: int
     times: list[dict[str, float]] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     tokens: int = 0
     rise: int = 0
 
     def run(self, subject: Subject) -> None:
         models = [subject.reranker.model, subject.twin]
         with peak_memory(models[0].device) as memory, listening(models) as watch:
+            before = process_time()
             run(self.method, subject)
+            self.cpu_seconds.append(process_time() - before)
         self.times.append(watch.milliseconds())
         self.tokens, self.rise = watch.tokens, max(self.rise, memory.rise)
 
@@ -66,6 +69,7 @@ class _Case:
             total=median(totals),
             fastest=min(totals),
             slowest=max(totals),
+            cpu_seconds=median(self.cpu_seconds) / batch,
             tokens=self.tokens // batch,
             peak_bytes=weights + self.rise + (subject.feature_bytes if self.method.warm else 0),
             flops=self.flops,

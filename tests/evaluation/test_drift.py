@@ -1,0 +1,35 @@
+"""How far scores move: that each option is compared with the exact way, on the same lists."""
+
+import pytest
+from tiny_retriever import PARITY
+
+from llama_index_ziprerank.evaluation.efficiency.drift import Lists, kendall, measure_drift
+from llama_index_ziprerank.evaluation.efficiency.subjects import page_images, questions
+
+
+def test_the_exact_way_does_not_move_and_smaller_types_move_more() -> None:
+    images = page_images(4, (160, 200))
+    images[0].paste("white", (0, 60, 160, 200))
+    drawn = Lists.draw(questions(2), len(images), lists=3, length=3)
+    report = measure_drift(str(PARITY), images, drawn, device="cpu", keep_ratios=(0.25,))
+    rows = {row.option: row for row in report.rows}
+    assert (rows["exact"].same_order, rows["exact"].kendall, rows["exact"].logits) == (1, 1, 0)
+    assert 0 < rows["features kept as bfloat16"].logits < rows["features kept as int8"].logits < 0.1
+    assert rows["keep_ratio 0.25"].logits > rows["features kept as int8"].logits
+    assert all(row.spread == rows["exact"].spread and row.seconds > 0 for row in report.rows)
+    assert "blank parts left out" in rows and 0 < report.blank < 1
+
+
+def test_orders_compare_by_their_pairs() -> None:
+    assert kendall([2, 0, 1], [2, 0, 1]) == 1
+    assert kendall([0, 1, 2], [2, 1, 0]) == -1
+    assert kendall([0, 1, 2], [1, 0, 2]) == pytest.approx(1 / 3)  # one of three pairs is turned round
+    assert kendall([0], [0]) == 1
+
+
+def test_lists_come_from_the_seed_and_hold_each_page_once() -> None:
+    drawn = Lists.draw(["a", "b"], 9, lists=5, length=4, seed=1)
+    assert drawn == Lists.draw(["a", "b"], 9, lists=5, length=4, seed=1)
+    assert all(len(set(pages)) == 4 for pages in drawn.pages)
+    with pytest.raises(ValueError, match="A list of 4 pages needs as many, got 3"):
+        Lists.draw(["a"], 3, lists=1, length=4)
