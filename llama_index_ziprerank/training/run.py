@@ -14,7 +14,7 @@ from llama_index_ziprerank.training.losses import Objective
 from llama_index_ziprerank.training.options import write_recipe
 from llama_index_ziprerank.training.recipes import RankingRecipe
 from llama_index_ziprerank.training.saving import begin, check_room, save_finished
-from llama_index_ziprerank.training.setup import training_arguments, training_model
+from llama_index_ziprerank.training.setup import flush_denormals, training_arguments, training_model
 from llama_index_ziprerank.training.trainer import RerankTrainer
 
 
@@ -39,6 +39,7 @@ def train(recipe: RankingRecipe) -> Trained:
         CheckpointError: when a checkpoint cannot be written.
         FloatingPointError: when the loss is no number any more.
     """
+    flush_denormals()
     folder = Path(recipe.output_dir)
     resumed = begin(folder, resume=recipe.resume)
     learned, held_out, described = training_data(recipe)

@@ -42,6 +42,15 @@ def training_model(recipe: RankingRecipe) -> nn.Module:
     return get_peft_model(model, adapters)
 
 
+def flush_denormals() -> None:
+    """Let CPUs take numbers below 1e-38 for zero: peaked attention is full of them, and each costs a hundred cycles.
+
+    On a busy machine a backward pass of nano over 20 pages (4,424 tokens) took 3 s so, and had not ended after 20 s
+    otherwise. Threads inherit the mode when they are made, so this comes before any tensor is computed.
+    """
+    torch.set_flush_denormal(True)
+
+
 def held_precision(recipe: Recipe) -> str:
     """Return the precision in which weights are held; see `Recipe.weights`."""
     if recipe.weights != "auto":

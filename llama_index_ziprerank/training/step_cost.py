@@ -22,7 +22,7 @@ from llama_index_ziprerank.training.collator import RankingCollator
 from llama_index_ziprerank.training.losses import Objective
 from llama_index_ziprerank.training.recipes import Stage2
 from llama_index_ziprerank.training.samples import RankingSample
-from llama_index_ziprerank.training.setup import training_arguments, training_model
+from llama_index_ziprerank.training.setup import flush_denormals, training_arguments, training_model
 from llama_index_ziprerank.training.trainer import RerankTrainer
 
 
@@ -45,6 +45,7 @@ def step_cost(recipe: Stage2, pages: Sequence[Image.Image], repeats: int = 3) ->
         FileNotFoundError: when the model does not exist.
         ValueError: when the device or the recipe cannot be used, or there are fewer than two pages.
     """
+    flush_denormals()
     order = list(range(len(pages)))
     lists = [RankingSample(f"which page is meant ({number})?", pages, order) for number in range(recipe.batch_size)]
     caches = {"cached": FeatureCache(int(recipe.feature_cache_gb * 1e9)), "uncached": FeatureCache(0)}

@@ -38,6 +38,7 @@ from llama_index_ziprerank.training.finetune.text_teacher import TextTeacher
 from llama_index_ziprerank.training.metrics import metrics_table
 from llama_index_ziprerank.training.recipes import Stage2
 from llama_index_ziprerank.training.run import train
+from llama_index_ziprerank.training.setup import flush_denormals
 from llama_index_ziprerank.training.teacher import LabelFile, TeacherQuery, label_queries
 
 
@@ -94,6 +95,7 @@ def _finetune(
     helpers: Helpers,
     say: Callable[[str], object],
 ) -> Finetuned:
+    flush_denormals()
     clock = Clock(time_limit(settings))
     work = settings.output / WORK
     check_output(pdfs, settings, helpers)
