@@ -39,10 +39,10 @@ ON_CPU: dict[str, Any] = {
     "precision": "float32",
     "gradient_checkpointing": False,
     "workers": 0,
-    "keep_ratio": 0.25,
+    "keep_ratio": 0.125,
     "pruning": "query",
 }
-"""A CPU reads a quarter of the visual tokens, chosen by the question: attention over all takes most of the time."""
+"""A CPU reads an eighth of the visual tokens, chosen by the question: attention over all takes most of the time."""
 
 NANO: dict[str, Any] = {
     "learning_rate": 1e-3,
