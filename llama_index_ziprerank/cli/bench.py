@@ -42,6 +42,9 @@ def bench(
     seconds: Annotated[
         float, typer.Option(metavar="N", min=0, help="A method that takes so long is timed fewer times.")
     ] = 30,
+    attempts: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Times that a run is tried when other programs are at work.")
+    ] = 1,
     seed: Annotated[int, typer.Option(metavar="N", help="For weights and pages.")] = 0,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for bench.json and bench.png.")] = RESULTS,
     as_json: AsJson = False,
@@ -72,6 +75,7 @@ def bench(
         sizes=tuple(map(parse_size, _parts(sizes))),
         repeats=repeats,
         seconds=seconds,
+        attempts=attempts,
         seed=seed,
     )
     to.mkdir(parents=True, exist_ok=True)  # before minutes of work

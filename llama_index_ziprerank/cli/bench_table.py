@@ -9,19 +9,21 @@ from llama_index_ziprerank.cli.console import out
 if TYPE_CHECKING:
     from llama_index_ziprerank.evaluation.efficiency.report import Report, Row
 
-WIDTH = 140  # columns of text that the table needs
+WIDTH = 150  # columns of text that the table needs
 
 NOTES = """\
 Milliseconds, tokens and FLOPs are one question's. prepare: decoding, resizing and cutting up pages, as far as the tower
 waits for it. prune: prompt, pruning, joining text and pages. llm: with head. ×: times faster than the paper's way.
-cpu s: seconds that all threads together worked, which other programs disturb less than they do the clock.
 peak: GB of {memory}; weights and given features included. TFLOP: causal attention
 counts half; of peak: of the matmul peak above. warm: the pages' features are given. batch 8: as many questions at once,
-each with its pages. The paper's way has transformers' own tower, the others ours."""
+each with its pages. The paper's way has transformers' own tower, the others ours. others: part of the CPU time that
+other programs took at most; with --attempts, runs above {quiet:.0%} are made again."""
 
 
 def print_report(report: "Report") -> None:
     """Print the table, the curves' points, how exact it is, and what the figures mean."""
+    from llama_index_ziprerank.evaluation.efficiency.bench import QUIET
+
     where, settings = report.environment, report.settings
     out.width = max(WIDTH, out.width)
     out.print(
@@ -42,7 +44,7 @@ def print_report(report: "Report") -> None:
         )
     for label in report.out_of_memory:
         out.print(f"Out of memory: {label}", soft_wrap=True)
-    out.print(NOTES.format(memory=where.memory), soft_wrap=True)
+    out.print(NOTES.format(memory=where.memory, quiet=QUIET), soft_wrap=True)
 
 
 def _table(report: "Report", rows: "list[Row]") -> Table:
@@ -62,7 +64,7 @@ def _table(report: "Report", rows: "list[Row]") -> Table:
         "TFLOP",
     ):
         table.add_column(column, justify="right", no_wrap=True)
-    for column in ("of peak", "runs"):
+    for column in ("of peak", "runs", "others"):
         table.add_column(column, justify="right", no_wrap=True)
     table.columns[0].no_wrap = True
     for row in rows:
@@ -74,11 +76,11 @@ def _table(report: "Report", rows: "list[Row]") -> Table:
             *(f"{milliseconds:,.0f}" for milliseconds in row.milliseconds.values()),
             f"{row.total:,.0f}",
             "–" if faster is None else f"{faster:.2f}",
-            f"{row.cpu_seconds:.2f}",
             f"{row.tokens:,}",
             f"{row.peak_bytes / 1e9:.2f}",
             f"{row.flops / 1e12:,.3g}",
             f"{100 * report.share_of_peak(row):.0f} %",
             str(row.rounds),
+            f"{100 * row.others:.0f} %",
         )
     return table

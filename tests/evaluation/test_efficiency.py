@@ -1,6 +1,10 @@
 """What the benchmark measures: that all methods do the same work, and that the work is counted right."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +23,13 @@ from llama_index_ziprerank.evaluation.efficiency.configurations import (
     load_reranker,
     random_model,
 )
-from llama_index_ziprerank.evaluation.efficiency.measuring import count_flops, listening, matmul_peak, peak_memory
+from llama_index_ziprerank.evaluation.efficiency.measuring import (
+    count_flops,
+    listening,
+    matmul_peak,
+    others_at_work,
+    peak_memory,
+)
 from llama_index_ziprerank.evaluation.efficiency.methods import Method, run
 from llama_index_ziprerank.evaluation.efficiency.report import Environment, Report
 from llama_index_ziprerank.evaluation.efficiency.settings import Settings, parse_size
@@ -149,6 +159,14 @@ def test_memory_is_what_a_block_needs_at_most() -> None:
         for _ in range(40):
             torch.ones(25_000_000).sum().item()  # 100 MB, again and again
     assert 70e6 < memory.rise < 250e6
+
+
+def test_other_programs_are_noticed() -> None:
+    burn = [sys.executable, "-c", "from time import *\nend = monotonic() + 60\nwhile monotonic() < end: pass"]
+    with others_at_work() as others, subprocess.Popen(burn) as other:
+        time.sleep(1)
+        other.kill()
+    assert 0.3 / (os.cpu_count() or 1) < others.share <= 1.1
 
 
 def test_a_method_out_of_memory_is_named_and_the_others_go_on(subject: Subject, short_of_memory: None) -> None:

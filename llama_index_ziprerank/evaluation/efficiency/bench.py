@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter, sleep
 
 import torch
 import transformers
@@ -22,6 +22,7 @@ from llama_index_ziprerank.evaluation.efficiency.measuring import (
     listening,
     matmul_peak,
     memory_kind,
+    others_at_work,
     peak_memory,
 )
 from llama_index_ziprerank.evaluation.efficiency.methods import Method, run
@@ -32,6 +33,11 @@ from llama_index_ziprerank.evaluation.tracking import Track, silently
 from llama_index_ziprerank.reranking import ListwiseReranker, RerankMemoryError
 from llama_index_ziprerank.reranking.batching import is_out_of_memory
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
+
+QUIET = 0.05
+"""Part of the CPU time that other programs may take during a run that counts."""
+
+PATIENCE = 4.0  # seconds before a disturbed run is made again
 
 
 @dataclass
@@ -44,17 +50,21 @@ class _Case:
     """Of the first question, (N,)."""
     rounds: int
     times: list[dict[str, float]] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     tokens: int = 0
     rise: int = 0
 
-    def run(self, subject: Subject) -> None:
+    def run(self, subject: Subject, attempts: int) -> None:
+        """Run once more; a run that other programs disturbed is thrown away and made again, a few times."""
         models = [subject.reranker.model, subject.twin]
-        with peak_memory(models[0].device) as memory, listening(models) as watch:
-            before = process_time()
-            run(self.method, subject)
-            self.cpu_seconds.append(process_time() - before)
+        for left in reversed(range(attempts)):
+            with peak_memory(models[0].device) as memory, others_at_work() as others, listening(models) as watch:
+                run(self.method, subject)
+            if others.share <= QUIET or not left:
+                break
+            sleep(PATIENCE)
         self.times.append(watch.milliseconds())
+        self.others.append(others.share)
         self.tokens, self.rise = watch.tokens, max(self.rise, memory.rise)
 
     def row(self, subject: Subject) -> Row:
@@ -69,7 +79,7 @@ class _Case:
             total=median(totals),
             fastest=min(totals),
             slowest=max(totals),
-            cpu_seconds=median(self.cpu_seconds) / batch,
+            others=max(self.others),
             tokens=self.tokens // batch,
             peak_bytes=weights + self.rise + (subject.feature_bytes if self.method.warm else 0),
             flops=self.flops,
@@ -144,7 +154,7 @@ def measure(methods: Sequence[Method], subject: Subject, settings: Settings, tra
     model = subject.reranker.model
     peak = matmul_peak(model.device, model.dtype)
     for case in track(rounds, f"Measuring, {subject.name}", len(rounds)):
-        case.run(subject)
+        case.run(subject, settings.attempts)
         peak = max(peak, matmul_peak(model.device, model.dtype))
     differences = _differences(cases, len(subject.images))
     return Outcome([case.row(subject) for case in cases], differences, out_of_memory, peak)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import psutil
@@ -134,6 +134,30 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     finally:
         finished.set()
         sampler.join()
+
+
+@dataclass
+class Others:
+    """What other programs did meanwhile."""
+
+    share: float = 0.0
+    """Part of the CPU time of all cores."""
+
+
+@contextmanager
+def others_at_work() -> Iterator[Others]:
+    """Measure how much CPU time other programs take inside the block."""
+    others = Others()
+    started, own, busy = perf_counter(), process_time(), _busy()
+    yield others
+    spent = (perf_counter() - started) * (psutil.cpu_count() or 1)
+    others.share = max(0.0, _busy() - busy - (process_time() - own)) / spent
+
+
+def _busy() -> float:
+    """Return the seconds that all cores together have worked so far."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
 
 def memory_kind(device: torch.device) -> str:

@@ -1,7 +1,11 @@
-"""The benchmark as a picture: a bar a method, by stage; its memory; and curves over numbers of pages and page sizes."""
+"""The benchmark as a picture: a bar a method, by stage, and its memory; below, curves.
+
+These are time over the tokens kept, beside what the arithmetic promises; over numbers of pages; and over page sizes.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +24,7 @@ NAMES = {
 MEMORY, GRID = "#8a94a0", "#e3e8ec"
 CURVES_HEIGHT = 4.4  # inches
 MARKS = "osD^vP"
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "right"}
 
 
 def draw(report: Report, path: Path) -> None:
@@ -30,8 +35,10 @@ def draw(report: Report, path: Path) -> None:
         curves.append(("pages", by_pages, lambda row: row.pages))
     if len({row.size for row in by_size}) > 1:
         curves.append(("megapixels of a page", by_size, lambda row: row.size[0] * row.size[1] / 1e6))
+    kept = [row for row in report.rows if row.method.warm and row.method.batch == 1]
+    panels = len(curves) + (len(kept) > 1)
     bars_height = 1.6 + 0.42 * len(report.rows)
-    heights = [bars_height, CURVES_HEIGHT] if curves else [bars_height]
+    heights = [bars_height, CURVES_HEIGHT] if panels else [bars_height]
     figure = Figure(figsize=(13, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=13)
@@ -39,8 +46,10 @@ def draw(report: Report, path: Path) -> None:
     times, memory = parts[0, 0].subplots(1, 2, width_ratios=[3, 1], sharey=True)
     _draw_times(times, report)
     _draw_memory(memory, report)
-    if curves:
-        axes = parts[1, 0].subplots(1, len(curves), squeeze=False)[0]
+    if panels:
+        axes = iter(parts[1, 0].subplots(1, panels, squeeze=False)[0])
+        if len(kept) > 1:
+            _draw_kept(next(axes), kept)
         for axis, (name, rows, place) in zip(axes, curves, strict=True):
             _draw_curves(axis, name, rows, place)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +86,10 @@ def _draw_times(axis: Axes, report: Report) -> None:
         speed_up = report.speed_up(row)
         faster = "" if speed_up is None or row.method.kind == "paper" else f"   {speed_up:.2g}×"
         axis.annotate(f"{row.total:,.0f}{faster}", (end, place), (4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(places, [row.method.label for row in rows])
+    axis.set_yticks(places, [_short(row.method.label) for row in rows])
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.15 * max(left))
+    axis.set_xlim(0, 1.22 * max(left))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.set_xlabel("milliseconds a question; × times faster than the paper's way")
     axis.legend(loc="lower right", frameon=False)
     _tidy(axis)
@@ -91,15 +101,40 @@ def _draw_memory(axis: Axes, report: Report) -> None:
     for place, peak in enumerate(peaks):
         axis.annotate(f"{peak:.2f}", (peak, place), (4, 0), textcoords="offset points", va="center")
     axis.axvline(report.environment.weight_bytes / 1e9, color="black", linewidth=0.8, linestyle=":")
-    axis.set_xlim(0, 1.25 * max(peaks))
-    axis.set_xlabel("peak memory, GB (dotted: the weights)")
+    axis.set_xlim(0, 1.3 * max(peaks))
+    axis.set_xlabel("peak memory, GB\n(dotted: the weights)")
     _tidy(axis)
+
+
+def _draw_kept(axis: Axes, rows: Sequence[Row]) -> None:
+    """Draw what pruning saves: the time of warm questions over what is kept, and over the same share of arithmetic."""
+    rows = sorted(rows, key=lambda row: row.tokens)
+    tokens, whole = [row.tokens for row in rows], rows[-1]
+    for colour, style, name, values in (
+        (COLOURS["llm"], "-", "measured, warm", [row.total / 1000 for row in rows]),
+        (MEMORY, "--", "as the arithmetic promises", [whole.total * row.flops / whole.flops / 1000 for row in rows]),
+        (MEMORY, ":", "as the tokens promise", [whole.total * row.tokens / whole.tokens / 1000 for row in rows]),
+    ):
+        axis.plot(tokens, values, color=colour, linestyle=style, marker="o" if style == "-" else None, label=name)
+    for row in rows:
+        axis.annotate(f"keep {row.method.keep_ratio:g}", (row.tokens, row.total / 1000), (-8, 6), **_BESIDE)
+    axis.set_xlim(0, 1.06 * max(tokens))
+    axis.set_ylim(0, 1.2 * whole.total / 1000)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_xlabel("tokens that the language model reads")
+    axis.set_ylabel("seconds a question")
+    axis.legend(frameon=False, loc="upper left")
+    _tidy(axis)
+
+
+def _short(label: str) -> str:
+    return label.removesuffix(", batch 1")
 
 
 def _draw_curves(axis: Axes, name: str, rows: Sequence[Row], place: Callable[[Row], float]) -> None:
     for mark, method in zip(MARKS, dict.fromkeys(row.method for row in rows), strict=False):
         line = sorted((place(row), row.total / 1000) for row in rows if row.method == method)
-        axis.plot(*zip(*line, strict=True), marker=mark, label=method.label)
+        axis.plot(*zip(*line, strict=True), marker=mark, label=_short(method.label))
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))

@@ -38,8 +38,8 @@ class Row:
     """Milliseconds from images, or features, to the order."""
     fastest: float
     slowest: float
-    cpu_seconds: float
-    """Time that the process's threads have worked: hardly more when other programs want the CPU too."""
+    others: float
+    """Part of the machine's CPU time that other programs took, at most, during a run that counts."""
     tokens: int
     """That the language model reads, padding included."""
     peak_bytes: int

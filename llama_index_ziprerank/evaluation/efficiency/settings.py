@@ -34,6 +34,8 @@ class Settings:
     """Timed runs of a method, at most; their median counts."""
     seconds: float = 30
     """A method that takes so long is timed fewer times, at least once."""
+    attempts: int = 1
+    """Times that a run is tried when other programs are at work; the last one counts in any case."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -44,7 +46,7 @@ class Settings:
         for keep_ratio in self.keep_ratios:
             if not 0 < keep_ratio <= 1:
                 raise ValueError(f"keep_ratio is above 0 and at most 1, got {keep_ratio}.")
-        for name, number in [("pages", self.pages), ("repeats", self.repeats)]:
+        for name, number in [("pages", self.pages), ("repeats", self.repeats), ("attempts", self.attempts)]:
             if number < 1:
                 raise ValueError(f"{name} is at least 1, got {number}.")
         if any(count < 1 for count in (*self.counts, *self.batches)):
