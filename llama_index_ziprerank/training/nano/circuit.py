@@ -4,21 +4,25 @@ Learned from random weights, a listwise ranker of this size needs tens of thousa
 path that it has to find is known, so it is written down, and training only has to improve it:
 
 1. The retriever's layers (see `write_neighbours`): each token looks at its neighbours, so that pieces become words.
+   Where they look never changes in training: a page must not see the pages before it, which the retriever never met.
 2. Tag: a visual token looks at the identifier in front of its page and takes its letter along.
 3. Vote: each word of the query behind the pages looks for itself on all of them, in the space in which the retriever
-   compares, and takes the letters of what it finds along. A word that stands on one page gives that page its vote; a
-   word that stands everywhere spreads it, a word that stands nowhere looks at the first token and does not vote.
+   compares, and takes the letters of what it finds along. The feed-forward layer takes the logarithm of each letter's
+   share, so that adding votes up is a sum of graded similarities as in MaxSim: the logarithm of a softmax over all
+   pages is, but for a constant, the soft maximum over each one.
 4. Count: the opening bracket, where the letters are read, averages the words' votes, rare words most.
 
-Everything is ordinary weights; the feed-forward layers of steps 2 to 4 start silent and are free to learn.
+Everything is ordinary weights; the feed-forward layers of steps 2 and 4 start silent and are free to learn.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextAttention, Qwen3VLTextModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLTextAttention,
+    Qwen3VLTextMLP,
+    Qwen3VLTextModel,
+)
 
 from llama_index_ziprerank.reranking.inputs import ANSWER_OPENING
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS
@@ -58,8 +62,11 @@ _STRENGTHS = ((0.5, 1.0), (3.0, 1.0), (3.0, 1.0))
 _LEFT, _UP = (0, 0, -1), (0, -1, 0)
 """(time, row, column) that the two heads of a neighbour layer look at first."""
 
-_NEIGHBOUR_GAIN, _TAG_GAIN, _COUNT_GAIN = 2.5, 3.0, 1.6
+_NEIGHBOUR_GAIN, _TAG_GAIN, _COUNT_GAIN = 2.9, 3.0, 1.6
 """Gains of queries and keys: how sharply neighbours, identifiers, and words of the question are told from others."""
+
+_NO_NEIGHBOUR = 0.9
+"""A token whose neighbours were pruned looks at the first one instead: that counts as this part of a neighbour."""
 
 _PIXELS_ONLY = 2.0
 """How much it counts that a token is visual when a word looks for itself: more than that words are the same, or it
@@ -68,20 +75,26 @@ would find itself in the instructions."""
 _CONTENT_SHARE = 0.69
 """Part of a vote's attention logit that is the cosine of contents; marks are the rest."""
 
-_CALM = 0.01
-"""Gain of the last norm for a unit of `VoteScale.scale`."""
+_SHARPNESS = 20.0
+"""Attention logit of a cosine of 1 in the vote."""
 
+_TAGGED, _VOTED = 0.15, 0.2
+"""Gains of letters on their way: a page's letter, and a page that gets all votes, are about 2 and 1 long."""
 
-@dataclass(frozen=True)
-class VoteScale:
-    """What was learned about voting before the circuit was written (voting.py)."""
+_STEEPNESS = 6.0
+"""Of the steps that the logarithm is made of: a step is silent for shares of more than its own."""
 
-    sharpness: float = 15.0
-    """Attention logit of a cosine of 1."""
-    doubt: float = 0.3
-    """Cosine at which the first token attracts a word as much as a visual token does."""
-    scale: float = 10.0
-    """Logit of a page that gets all votes."""
+_SMALLEST_SHARE = 12
+"""Shares of the votes below two to minus this are the same."""
+
+_LOGARITHM = 0.15
+"""What a factor of two in a word's votes adds to a letter."""
+
+_CALM = 0.3
+"""Gain of the last norm: how sure the ranker is of itself at first."""
+
+_TYPICAL_GAIN = 3.2
+"""What the norm before the feed-forward layer multiplies a word of the question by, about."""
 
 
 @torch.no_grad()
@@ -102,6 +115,9 @@ def write_neighbours(attention: Qwen3VLTextAttention) -> None:
                     attention.q_proj.weight[row, ANY] = strength**0.5 * turn(in_text)
                     attention.q_proj.weight[row, VISUAL] = strength**0.5 * (turn(on_page) - turn(in_text))
                 attention.k_proj.weight[first, ANY] = strength**0.5
+        away_from_all = _rows(head, _IDLE)[0]
+        attention.q_proj.weight[away_from_all, ANY] = _NO_NEIGHBOUR * sum(sum(pair) for pair in _STRENGTHS) ** 0.5
+        attention.k_proj.weight[away_from_all, FIRST] = 30  # so much that nothing else of the first token counts
     _sharpen(attention, _NEIGHBOUR_GAIN)
     attention.o_proj.weight.zero_()
 
@@ -112,7 +128,6 @@ def write_circuit(
     tokenizer: PreTrainedTokenizerFast,
     compare: Tensor,
     compare_norm: Tensor,
-    votes: VoteScale,
 ) -> None:
     """Write the path described above behind the layers that are there already.
 
@@ -125,20 +140,27 @@ def write_circuit(
         _rest(layer.self_attn)
     _write_tag(tag.self_attn)
     vote.input_layernorm.weight[:CONTENT] = compare_norm[:CONTENT]
-    _write_vote(vote.self_attn, compare, votes)
+    _write_vote(vote.self_attn, compare)
+    _write_logarithm(vote.mlp)
     _write_count(count.self_attn)
-    model.norm.weight.fill_(_CALM * votes.scale)
+    model.norm.weight.fill_(_CALM)
+
+
+@torch.no_grad()
+def mark_first(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Mark the token that prompts begin with: it is looked at when there is nothing to see."""
+    words[tokenizer.convert_tokens_to_ids("<|im_start|>"), FIRST] = MARK
 
 
 def _mark_structure(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
     letters = tokenizer.convert_tokens_to_ids(list(IDENTIFIERS))
-    first, opening = tokenizer.convert_tokens_to_ids("<|im_start|>"), tokenizer.convert_tokens_to_ids(ANSWER_OPENING)
-    words[[*letters, first, opening]] = 0
-    words[[*letters, first, opening], ANY] = MARK
+    opening = tokenizer.convert_tokens_to_ids(ANSWER_OPENING)
+    words[[*letters, opening]] = 0
+    words[[*letters, opening], ANY] = MARK
     words[letters, LETTERS] = EMBEDDING_NORM * torch.eye(len(letters))
     words[letters, IDENTIFIER] = MARK
     words[opening, OPENING] = MARK
-    words[first, FIRST] = MARK
+    mark_first(words, tokenizer)
 
 
 def _rows(head: int, pair: int) -> tuple[int, int]:
@@ -158,7 +180,9 @@ def _rest(attention: Qwen3VLTextAttention) -> None:
         attention.k_proj.weight[first, FIRST] = 3
         attention.k_proj.weight[second, ANY] = 0.3  # which nobody asks for
         values = slice(head * HEAD_WIDTH, head * HEAD_WIDTH + len(IDENTIFIERS))
+        attention.v_proj.weight[values] = 0
         attention.v_proj.weight[values, LETTERS] = torch.eye(len(IDENTIFIERS))
+        attention.o_proj.weight[LETTERS, head * HEAD_WIDTH : (head + 1) * HEAD_WIDTH] = 0
         attention.o_proj.weight[LETTERS, values] = torch.eye(len(IDENTIFIERS)) / HEADS
 
 
@@ -172,10 +196,11 @@ def _write_tag(attention: Qwen3VLTextAttention) -> None:
         for pair in _ALONG_TIME:
             attention.q_proj.weight[_rows(head, pair)[0], VISUAL] = 2
             attention.k_proj.weight[_rows(head, pair)[0], IDENTIFIER] = 1
+    attention.o_proj.weight[LETTERS] *= _TAGGED
     _sharpen(attention, _TAG_GAIN)
 
 
-def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor, votes: VoteScale) -> None:
+def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor) -> None:
     used = compare[: 2 * len(STABLE)]
     content = used * CONTENT**0.5 / used.norm()  # keeps the length of content that is spread over all dimensions
     for head in range(HEADS):
@@ -186,8 +211,33 @@ def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor, votes: VoteSca
         attention.q_proj.weight[pixels, ANY] = _PIXELS_ONLY
         attention.k_proj.weight[pixels, ANY] = -_PIXELS_ONLY
         attention.k_proj.weight[pixels, [VISUAL, FIRST]] = 2 * _PIXELS_ONLY
-        attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = max(0.0, 3.2 * votes.doubt - 0.26)  # by the marks above
-    _sharpen(attention, (votes.sharpness / _CONTENT_SHARE / HEAD_WIDTH**0.5) ** 0.5)
+        attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = 0
+    attention.o_proj.weight[LETTERS] *= _VOTED
+    _sharpen(attention, (_SHARPNESS / _CONTENT_SHARE / HEAD_WIDTH**0.5) ** 0.5)
+
+
+def _write_logarithm(layer: Qwen3VLTextMLP) -> None:
+    """Add to each letter the logarithm of its share of a word's votes, as steps that fall silent above their share.
+
+    log2(v) is about -sum over j of relu(1 - v / 2**-j) - relu(-v / 2**-j): no term is larger than one, so that half
+    precision is enough, and a share that noise made negative counts as none.
+    """
+    unit = 1 / (MARK * _TYPICAL_GAIN)  # times what the norm makes of a mark: about one
+    letters = range(LETTERS.start, LETTERS.stop)
+    neurons = iter(range(layer.gate_proj.out_features))
+    for step in range(1, _SMALLEST_SHARE + 1):
+        for start, sign in ((1, -1), (0, 1)):
+            for letter in letters:
+                neuron = next(neurons)
+                layer.gate_proj.weight[neuron], layer.up_proj.weight[neuron] = 0, 0
+                layer.gate_proj.weight[neuron, ANY] = _STEEPNESS * unit * start
+                layer.gate_proj.weight[neuron, letter] = -_STEEPNESS * MARK * unit * 2**step
+                layer.up_proj.weight[neuron, ANY] = unit
+                layer.down_proj.weight[letter, neuron] = sign * _LOGARITHM / _STEEPNESS
+    middle = next(neurons)  # one more that is always on, so that letters are about zero
+    layer.gate_proj.weight[middle], layer.up_proj.weight[middle] = 0, 0
+    layer.gate_proj.weight[middle, ANY], layer.up_proj.weight[middle, ANY] = _STEEPNESS * unit, unit
+    layer.down_proj.weight[LETTERS, middle] = _LOGARITHM / _STEEPNESS * _SMALLEST_SHARE / 2
 
 
 def _write_count(attention: Qwen3VLTextAttention) -> None:

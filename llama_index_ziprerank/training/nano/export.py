@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS
-from llama_index_ziprerank.training.nano.circuit import WRITTEN_LAYERS, VoteScale, write_circuit, write_neighbours
+from llama_index_ziprerank.training.nano.circuit import WRITTEN_LAYERS, mark_first, write_circuit, write_neighbours
 from llama_index_ziprerank.training.nano.layout import (
     ANY,
     CONTENT,
@@ -85,10 +85,18 @@ def build_reader(tokenizer: PreTrainedTokenizerFast) -> Reader:
 
 @torch.no_grad()
 def reader_from_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Reader:
-    """A reader that goes on from the eyes and the words of a nano reranker; only its two heads start anew."""
+    """A reader that goes on from the eyes and the words of a nano reranker; only its two heads start anew.
+
+    Blocks that the tower has got since are put on top and start silent.
+    """
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     reader = build_reader(tokenizer)
-    reader.tower.load_state_dict(model.model.visual.state_dict())
+    missing = reader.tower.load_state_dict(model.model.visual.state_dict(), strict=False)
+    if missing.unexpected_keys:
+        raise ValueError(f"{folder} holds a tower of another design: {missing.unexpected_keys[:3]} have no place here.")
+    for block in reader.tower.blocks[model.config.vision_config.depth :]:
+        for last in (block.attn.proj, block.mlp.linear_fc2):
+            last.weight.zero_(), last.bias.zero_()
     reader.embeddings.spelling.weight.zero_()
     reader.embeddings.own.weight.copy_(model.get_input_embeddings().weight)
     reader.embeddings.own.weight[:, MARKS] = 0
@@ -143,6 +151,7 @@ def build_retriever(reader: Reader, tokenizer: PreTrainedTokenizerFast, visual_n
     model = ColQwen3(reader_config(tokenizer, RETRIEVER_LAYERS))
     adopt_reader(model, reader, visual_norm)
     model.language_model.embed_tokens.weight[:, WEIGHT] = MARK * rarity
+    mark_first(model.language_model.embed_tokens.weight, tokenizer)
     for layer in model.language_model.layers:
         write_neighbours(layer.self_attn)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
@@ -164,9 +173,9 @@ def keep_reserved(model: ColQwen3) -> None:
 
 @torch.no_grad()
 def build_reranker(
-    retriever: ColQwen3, tokenizer: PreTrainedTokenizerFast, principal: Tensor, votes: VoteScale
+    retriever: ColQwen3, tokenizer: PreTrainedTokenizerFast, principal: Tensor
 ) -> Qwen3VLForConditionalGeneration:
-    """A reranker with the eyes, words and layers of a retriever that learned to vote, written behind them.
+    """A reranker with the eyes, words and layers of a retriever, and the circuit that lets words vote behind them.
 
     `principal` (K, dim): the directions of the retriever's vectors that words are compared in, most telling first.
     """
@@ -176,9 +185,7 @@ def build_reranker(
     inner.language_model.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
     for mine, theirs in zip(inner.language_model.layers[:RETRIEVER_LAYERS], source.layers, strict=True):
         mine.load_state_dict(theirs.state_dict())
-    write_circuit(
-        inner.language_model, tokenizer, principal @ retriever.custom_text_proj.weight, source.norm.weight, votes
-    )
+    write_circuit(inner.language_model, tokenizer, principal @ retriever.custom_text_proj.weight, source.norm.weight)
     model.tie_weights()
     return model.eval()
 

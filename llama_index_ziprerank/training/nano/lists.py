@@ -89,11 +89,26 @@ class ListMaker:
         order = sorted(range(count), key=lambda i: -scores[i])
         return RankingList(query, candidates, order, shown.index(0))
 
-    def pairs(self, count: int, size: tuple[int, int] | None, manuals: int) -> list[tuple[str, Block]]:
-        """Draw `count` queries with the block that answers each, from a few manuals: each other's negatives."""
-        pool = [page for name in self.rng.sample(sorted(self.manuals), manuals) for page in self.manuals[name]]
-        chosen = self.rng.sample(pool, min(count, len(pool)))
-        return [self._ask([page], size, pool)[1:] for page in chosen]
+    def pairs(
+        self, count: int, size: tuple[int, int] | None, *, manuals: int = 1, hard: float = 0.0
+    ) -> list[tuple[str, Block]]:
+        """Draw `count` queries with the block that answers each, from a few manuals: each other's negatives.
+
+        With `hard`, about that share of the pages hold a word of the first one's query.
+        """
+        first = self.rng.randrange(len(self.pages))
+        pool = [page for name in self._some_manuals(first, manuals) for page in self.manuals[name]]
+        index, query, block = self._ask([first], size, pool)
+        if hard:
+            others = self._others(index, query, count - 1, hard)
+        else:
+            others = self.rng.sample([page for page in pool if page != index], min(count, len(pool)) - 1)
+        return [(query, block), *(self._ask([page], size, pool)[1:] for page in others)]
+
+    def _some_manuals(self, page: int, count: int) -> list[str]:
+        """The manual of a page and `count` - 1 others."""
+        own = self.pages[page].words.manual
+        return [own, *self.rng.sample(sorted(set(self.manuals) - {own}), count - 1)]
 
     def _ask(
         self, indices: Sequence[int], size: tuple[int, int] | None, others: Sequence[int] = ()

@@ -68,6 +68,9 @@ def train_retrieval(
     folder.mkdir(parents=True, exist_ok=True)
     model.train()
     model.visual.requires_grad_(False)
+    for layer in model.language_model.layers:  # where they look: circuit.py says why
+        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.q_norm, layer.self_attn.k_norm):
+            part.requires_grad_(False)
     embeddings = model.language_model.embed_tokens.weight
     others = [p for p in model.parameters() if p.requires_grad and p is not embeddings]
     groups = [{"params": others, "part": 1.0}, {"params": [embeddings], "part": config.embedding_rate}]

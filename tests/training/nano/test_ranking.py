@@ -16,7 +16,6 @@ from llama_index_ziprerank.reranking.pruning import window_inputs
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.training.nano import export, lists, queries, ranking, reading, retrieval, voting
-from llama_index_ziprerank.training.nano.circuit import VoteScale
 from llama_index_ziprerank.training.nano.layout import ANY, CONTENT, EMBEDDING_NORM, MARK, RESERVED, VISUAL
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
@@ -84,7 +83,7 @@ def ranker(reader: reading.Reader, tokenizer: PreTrainedTokenizerFast) -> Qwen3V
     rarity = torch.zeros(len(tokenizer))
     rarity[tokenizer(" ".join(VOCABULARY), add_special_tokens=False).input_ids] = 1
     retriever = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, rarity)
-    return export.build_reranker(retriever, tokenizer, torch.eye(320), VoteScale())
+    return export.build_reranker(retriever, tokenizer, torch.eye(320))
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -147,34 +146,43 @@ def test_the_retriever_learns_and_loads_through_the_encoder(
     assert np.allclose(vectors, mine.numpy(), atol=2e-3)  # half precision on disk
 
 
-def test_votes_are_shared_between_pages_and_doubt() -> None:
-    votes = voting.Votes()
-    words = torch.eye(3)[:2][None]  # one question of two words
-    pages = torch.zeros(2, 2, 3)
-    pages[0, 0], pages[1, 0], pages[1, 1] = torch.eye(3)[0], torch.eye(3)[0], torch.eye(3)[2]
-    with torch.no_grad():
-        both = votes(words, torch.tensor([[1.0, 1.0]]), pages)[0] / votes.scale
-        first = votes(words, torch.tensor([[1.0, 0.0]]), pages)[0] / votes.scale
-    assert torch.allclose(first, torch.tensor([0.5, 0.5]), atol=1e-3)  # it stands on both pages
-    assert torch.allclose(both, first / 2, atol=1e-2)  # the other word stands nowhere and doubts
-
-
-def test_only_the_words_of_the_question_vote(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    export.build_processor(tokenizer).save_pretrained(tmp_path)
-    own = ColQwen3Processor.from_pretrained(tmp_path)
-    weights = voting.word_weights(own, ["hash table", "page"], torch.ones(len(tokenizer)))
-    asked = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in ("hash table", "page")]
-    assert (weights > 0).sum(1).tolist() == asked
-
-
-def test_voting_learns_and_keeps_the_reserved_dimensions_free(
-    seen: list[lists.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+def test_questions_that_share_pages_get_the_scores_of_their_own_prompts(
+    seen: list[lists.SeenPage],
+    reader: reading.Reader,
+    tokenizer: PreTrainedTokenizerFast,
+    processor: Qwen3VLProcessor,
 ) -> None:
-    model = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
-    export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
-    own = ColQwen3Processor.from_pretrained(tmp_path)
-    config = voting.VotingConfig(minutes=0.03, blocks=((1.0, (2, 2), 4),))
-    votes = voting.train_votes(model, own, lists.ListMaker(seen), torch.ones(len(tokenizer)), config, tmp_path)
-    assert votes != VoteScale(15.0, 0.5, 10.0)
-    assert model.language_model.layers[0].mlp.down_proj.weight[:CONTENT].any()
-    assert not model.language_model.layers[0].mlp.down_proj.weight[RESERVED].any()
+    model = ranker(reader, tokenizer)
+    words = model.get_input_embeddings().weight.detach()
+    for layer in model.model.language_model.layers[:2]:  # what neighbours show must be read for this to prove anything
+        torch.nn.init.normal_(layer.self_attn.o_proj.weight[:CONTENT], std=0.02)
+    pairs = lists.ListMaker(seen, seed=3).pairs(6, (4, 4), manuals=2)
+    blocks = [block for _, block in pairs]
+    for block in blocks:  # as a tower that reads would leave them
+        block.features.merged.mul_(0.1)
+        for term, place in block.placed:
+            block.features.merged[place] += words[tokenizer(term, add_special_tokens=False).input_ids[0]]
+        block.features.merged[:, RESERVED] = 0
+        block.features.merged[:, [VISUAL, ANY]] = MARK
+    with torch.no_grad():
+        shared = voting.shared_logits(model, processor, [query for query, _ in pairs], blocks)
+        for (query, _), scores in zip(pairs, shared, strict=True):
+            features = [block.features for block in blocks]
+            prompt = build_ranking_prompt(processor, query, [page.grid for page in features])
+            [own] = identifier_logits(model, [window_inputs(model, prompt, features)])
+            assert torch.corrcoef(torch.stack([own, scores]))[0, 1] > 0.85  # a little leaks from page to page
+
+
+def test_voting_learns_and_keeps_where_the_first_layers_look(
+    seen: list[lists.SeenPage],
+    reader: reading.Reader,
+    tokenizer: PreTrainedTokenizerFast,
+    processor: Qwen3VLProcessor,
+    tmp_path: Path,
+) -> None:
+    model = ranker(reader, tokenizer)
+    look, compare = (model.model.language_model.layers[i].self_attn.q_proj.weight.clone() for i in (0, -2))
+    config = voting.VotingConfig(minutes=0.03, blocks=((1.0, (2, 2)),), pages=4)
+    voting.train_votes(model, processor, lists.ListMaker(seen), config, tmp_path)
+    assert torch.equal(look, model.model.language_model.layers[0].self_attn.q_proj.weight)
+    assert not torch.equal(compare, model.model.language_model.layers[-2].self_attn.q_proj.weight)
