@@ -17,7 +17,7 @@ Everything is ordinary weights; the feed-forward layers of steps 2 and 4 start s
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextAttention,
     Qwen3VLTextMLP,
@@ -144,6 +144,15 @@ def write_circuit(
     _write_logarithm(vote.mlp)
     _write_count(count.self_attn)
     model.norm.weight.fill_(_CALM)
+
+
+def freeze_written(model: Qwen3VLForConditionalGeneration) -> None:
+    """Keep the eyes, the vote's logarithm, and where the first layers look: at neighbours, not at other pages."""
+    model.model.visual.requires_grad_(False)
+    model.model.language_model.layers[-2].mlp.requires_grad_(False)
+    for layer in model.model.language_model.layers[: -WRITTEN_LAYERS + 1]:
+        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.q_norm, layer.self_attn.k_norm):
+            part.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import WindowInputs, window_inputs
 from llama_index_ziprerank.reranking.scoring import window_logits
 from llama_index_ziprerank.training.losses import soft_ranking_loss
+from llama_index_ziprerank.training.nano.circuit import freeze_written
 from llama_index_ziprerank.training.nano.lists import ListMaker, RankingList
 
 
@@ -49,7 +50,7 @@ class RankingConfig:
 
     minutes: float = 30.0
     """Wall-clock time; a resumed run continues with what is left."""
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 5e-5
     """Peak; warm-up over `warmup_steps`, then cosine over the time to 3 %."""
     embedding_rate: float = 0.1
     """The token embeddings learn at this part of the rate: the tower was taught to point at them."""
@@ -85,7 +86,7 @@ def train_ranking(
     """Train `model` in place; resumes from `folder` and logs to `folder`/ranking.log."""
     folder.mkdir(parents=True, exist_ok=True)
     model.train()
-    model.model.visual.requires_grad_(False)
+    freeze_written(model)
     embeddings = model.get_input_embeddings().weight
     others = [p for p in model.parameters() if p.requires_grad and p is not embeddings]
     optimizer = torch.optim.AdamW(

@@ -27,6 +27,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt
 from llama_index_ziprerank.reranking.positions import rope_positions
 from llama_index_ziprerank.training.losses import soft_ranking_loss
+from llama_index_ziprerank.training.nano.circuit import freeze_written
 from llama_index_ziprerank.training.nano.lists import Block, ListMaker
 from llama_index_ziprerank.training.nano.model import MERGE
 from llama_index_ziprerank.training.nano.queries import overlap
@@ -208,15 +209,6 @@ def train_votes(
                 where = f"{step} {share * config.minutes:.2f} min {config.pages}x{size}"
                 log.write(f"{where} loss {loss:.3f} top1 {right:.3f}\n")
     model.eval()
-
-
-def freeze_written(model: Qwen3VLForConditionalGeneration) -> None:
-    """Keep the eyes, the vote's logarithm, and where the first layers look: at neighbours, not at other pages."""
-    model.model.visual.requires_grad_(False)
-    model.model.language_model.layers[-2].mlp.requires_grad_(False)
-    for layer in model.model.language_model.layers[:-2]:
-        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.q_norm, layer.self_attn.k_norm):
-            part.requires_grad_(False)
 
 
 def _step(
