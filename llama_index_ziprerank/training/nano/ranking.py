@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
@@ -20,6 +19,7 @@ from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import WindowInputs, window_inputs
 from llama_index_ziprerank.reranking.scoring import window_logits
 from llama_index_ziprerank.training.losses import soft_ranking_loss
+from llama_index_ziprerank.training.nano.checkpoint import resume_progress, save_progress
 from llama_index_ziprerank.training.nano.circuit import freeze_written
 from llama_index_ziprerank.training.nano.lists import ListMaker, RankingList
 
@@ -95,7 +95,7 @@ def train_ranking(
         betas=(0.9, 0.95),
         weight_decay=0.0,
     )
-    state = _resume(model, optimizer, folder)
+    state = resume_progress(model, optimizer, folder, "ranking")
     rng = random.Random(state["step"])
     while state["spent"] < 60 * config.minutes:
         started = time.monotonic()
@@ -117,8 +117,8 @@ def train_ranking(
                 where = f"{state['step']} {state['spent'] / 60:.2f} min {level.candidates}x{level.block}"
                 log.write(f"{where} loss {loss:.3f} top1 {state['right']:.3f}\n")
         if state["step"] % config.save_every == 0:
-            _save(model, optimizer, folder, state)
-    _save(model, optimizer, folder, state)
+            save_progress(model, optimizer, folder, "ranking", state)
+    save_progress(model, optimizer, folder, "ranking", state)
     model.eval()
 
 
@@ -146,19 +146,3 @@ def _step(
     loss.backward()
     right = [scores.argmax().item() == each.positive for scores, each in zip(logits, lists, strict=True)]
     return loss.item(), sum(right) / len(right)
-
-
-def _save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, state: dict[str, float]) -> None:
-    save_model(model, str(folder / "ranker.partial"))
-    (folder / "ranker.partial").rename(folder / "ranker.safetensors")
-    torch.save({"optimizer": optimizer.state_dict(), "state": state}, folder / "ranking.partial")
-    (folder / "ranking.partial").rename(folder / "ranking.pt")
-
-
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> dict[str, float]:
-    if not (folder / "ranking.pt").exists():
-        return {"step": 0, "spent": 0.0, "right": 0.0}
-    load_model(model, str(folder / "ranker.safetensors"))
-    saved = torch.load(folder / "ranking.pt", weights_only=True)
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["state"]

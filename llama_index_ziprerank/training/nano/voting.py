@@ -27,6 +27,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt
 from llama_index_ziprerank.reranking.positions import rope_positions
 from llama_index_ziprerank.training.losses import soft_ranking_loss
+from llama_index_ziprerank.training.nano.checkpoint import resume_progress, save_progress
 from llama_index_ziprerank.training.nano.circuit import freeze_written
 from llama_index_ziprerank.training.nano.lists import Block, ListMaker
 from llama_index_ziprerank.training.nano.model import MERGE
@@ -183,7 +184,7 @@ def train_votes(
     config: VotingConfig,
     folder: Path,
 ) -> None:
-    """Train `model` in place; logs to `folder`/voting.log."""
+    """Train `model` in place; resumes from `folder` and logs to `folder`/voting.log."""
     folder.mkdir(parents=True, exist_ok=True)
     model.train()
     freeze_written(model)
@@ -191,9 +192,12 @@ def train_votes(
     others = [p for p in model.parameters() if p.requires_grad and p is not embeddings]
     groups = [{"params": others, "part": 1.0}, {"params": [embeddings], "part": config.embedding_rate}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    rng, step, started, right = random.Random(1), 0, time.monotonic(), 0.0
-    while (share := (time.monotonic() - started) / (60 * config.minutes)) < 1:
-        rate = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps)
+    state = resume_progress(model, optimizer, folder, "voting")
+    rng = random.Random(state["step"])
+    while state["spent"] < 60 * config.minutes:
+        started = time.monotonic()
+        share = state["spent"] / (60 * config.minutes)
+        rate = config.learning_rate * min(1.0, (state["step"] + 1) / config.warmup_steps)
         rate *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["part"]
@@ -202,12 +206,16 @@ def train_votes(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step += 1
-        right += max(0.05, 1 / step) * (best - right)
-        if step % 10 == 0:
+        state["step"] += 1
+        state["right"] += max(0.05, 1 / state["step"]) * (best - state["right"])
+        state["spent"] += time.monotonic() - started
+        if state["step"] % 10 == 0:
             with (folder / "voting.log").open("a") as log:
-                where = f"{step} {share * config.minutes:.2f} min {config.pages}x{size}"
-                log.write(f"{where} loss {loss:.3f} top1 {right:.3f}\n")
+                where = f"{state['step']} {state['spent'] / 60:.2f} min {config.pages}x{size}"
+                log.write(f"{where} loss {loss:.3f} top1 {state['right']:.3f}\n")
+        if state["step"] % config.save_every == 0:
+            save_progress(model, optimizer, folder, "voting", state)
+    save_progress(model, optimizer, folder, "voting", state)
     model.eval()
 
 

@@ -186,3 +186,6 @@ def test_voting_learns_and_keeps_where_the_first_layers_look(
     voting.train_votes(model, processor, lists.ListMaker(seen), config, tmp_path)
     assert torch.equal(look, model.model.language_model.layers[0].self_attn.q_proj.weight)
     assert not torch.equal(compare, model.model.language_model.layers[-2].self_attn.q_proj.weight)
+    again = ranker(reader, tokenizer)
+    voting.train_votes(again, processor, lists.ListMaker(seen), config, tmp_path)  # its time is over
+    assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
