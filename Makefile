@@ -6,7 +6,8 @@
 #   make lint       the same without the tests
 #   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
 #   make nano       train the embedded models anew (hours; NANO_MINUTES sets the time)
-#   make docs       the documentation as a site in build/site; warnings are errors
+#   make docs       the documentation as a site in build/site; warnings are errors (its search needs a server:
+#                   python -m http.server -d build/site)
 #   make report     ask the demo's manual, and write what was read as a page for the browser, report.html
 #   make app        a page in the browser to try things out, with the demo's manual
 #   make notebooks  run the notebooks and store their outputs

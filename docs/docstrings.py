@@ -1,6 +1,7 @@
 """Griffe extension of the site: what the docstrings leave to LlamaIndex's and pydantic's conventions.
 
-Lines that begin with `>>>` become a block of code; a pydantic field is documented by its description.
+Lines that begin with `>>>` become a block of code; a pydantic field is documented by its description, a recipe's field by
+the help of its option.
 """
 
 import ast
@@ -19,9 +20,15 @@ class OurDocstrings(griffe.Extension):
             obj.docstring.value = re.sub(r"^>>> ", "    ", obj.docstring.value, flags=re.MULTILINE)
 
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
-        """Give a pydantic field its description, and show its default alone."""
+        """Give a field its description, and show its default alone."""
         call = attr.value
-        if not isinstance(call, griffe.ExprCall) or str(call.function) != "Field":
+        if not isinstance(call, griffe.ExprCall):
+            return
+        if str(call.function) == "option":
+            default, description = call.arguments
+            attr.docstring = griffe.Docstring(ast.literal_eval(str(description)), parent=attr)
+            attr.value = default
+        if str(call.function) != "Field":
             return
         given = {word.name: word.value for word in call.arguments if isinstance(word, griffe.ExprKeyword)}
         if "description" in given:

@@ -31,6 +31,7 @@ _LAYOUT = """
 .gradio-container .zr-changed { padding: 12px 16px; gap: 10px 16px; }
 .gradio-container .zr-row img { max-height: 104px; }
 .gradio-container .zr-title { display: none; }
+.gradio-container .zr-legend { margin: 0 0 14px; }
 """
 _WELCOME = """<main class="zr"><p class="zr-welcome">Drop PDF files, type a question, press Ask. The best pages appear
 here, with what the reranker read of each. Then move the keep ratio and see how order and time change.</p></main>"""
