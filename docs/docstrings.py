@@ -1,7 +1,7 @@
 """Griffe extension of the site: what the docstrings leave to LlamaIndex's and pydantic's conventions.
 
-Lines that begin with `>>>` become a block of code; a pydantic field is documented by its description, a recipe's field by
-the help of its option.
+Lines that begin with `>>>` become a block of code; a pydantic field is documented by its description, a recipe's field
+by the help of its option.
 """
 
 import ast
