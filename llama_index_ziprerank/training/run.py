@@ -1,9 +1,11 @@
 """One stage of training from a recipe to a finished checkpoint: `train(recipe)`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 
 from llama_index_ziprerank.reranking.loading import load_processor
 from llama_index_ziprerank.training.cache import FeatureCache
@@ -30,8 +32,8 @@ class Trained:
     """Optimiser steps that were taken."""
 
 
-def train(recipe: RankingRecipe) -> Trained:
-    """Run a stage; under ``accelerate launch`` every process calls this.
+def train(recipe: RankingRecipe, callbacks: Sequence[TrainerCallback] = ()) -> Trained:
+    """Run a stage; under ``accelerate launch`` every process calls this. `callbacks` are told what the Trainer does.
 
     Raises:
         FileNotFoundError: when model or data do not exist.
@@ -71,6 +73,8 @@ def train(recipe: RankingRecipe) -> Trained:
         write_recipe(recipe, checkpoint / "recipe.json")
 
     trainer.papers = write_papers
+    for callback in callbacks:
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if held_out is not None and last_measured(trainer.state.log_history) != trainer.state.global_step:
         trainer.evaluate()

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from transformers import TrainerCallback, TrainingArguments
 
 from llama_index_ziprerank.training.cache import FeatureCache
 from llama_index_ziprerank.training.data import open_samples
@@ -43,6 +45,17 @@ class Clock:
     def left(self) -> float:
         """Return the seconds that are left, infinity without a limit."""
         return self._end - time.monotonic()
+
+
+class StopInTime(TrainerCallback):
+    """Ends training, with a checkpoint, when only `reserve` seconds are left: a machine may become slower."""
+
+    def __init__(self, clock: Clock, reserve: float) -> None:
+        self.clock, self.reserve = clock, reserve
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.clock.left() < self.reserve:
+            control.should_training_stop = control.should_save = True
 
 
 @dataclass(frozen=True)

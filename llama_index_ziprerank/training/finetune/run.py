@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from llama_index_ziprerank.training.finetune.documents import (
 from llama_index_ziprerank.training.finetune.first_stage import Ranked, rank_pages
 from llama_index_ziprerank.training.finetune.lists import label_by_text, teacher_query, write_lists
 from llama_index_ziprerank.training.finetune.measure import FEATURES, Figures, means, measure, page_opener, rerank
-from llama_index_ziprerank.training.finetune.plan import Clock, drawn, planned
+from llama_index_ziprerank.training.finetune.plan import Clock, StopInTime, drawn, planned
 from llama_index_ziprerank.training.finetune.questions import Asked, hold_out, numbered, written_questions
 from llama_index_ziprerank.training.finetune.settings import (
     WORK,
@@ -114,10 +115,14 @@ def _finetune(
     figures = _without_training(held, rankings, documents)
     before = work / "before.json"
     if not before.is_file():
+        started = time.monotonic()
         orders = rerank(settings.model, held, rankings, image, recipe, cache, track)
-        write_whole(before, json.dumps(measure(held, orders)))
-    figures["before training"] = json.loads(before.read_text(encoding="utf-8"))
-    trained = train(replace(recipe, max_steps=plan.steps))
+        write_whole(before, json.dumps({"seconds": time.monotonic() - started, "figures": measure(held, orders)}))
+    told = json.loads(before.read_text(encoding="utf-8"))
+    figures["before training"] = told["figures"]
+    trained = train(replace(recipe, max_steps=plan.steps), [StopInTime(clock, told["seconds"])])
+    if trained.steps < plan.steps:
+        say(f"The time was up after {trained.steps} of {plan.steps} steps. The same command, run again, goes on.")
     if recipe.train_vision:
         cache = FeatureCache(FEATURES)  # another tower sees other things
     orders = rerank(str(trained.folder), held, rankings, image, recipe, cache, track)

@@ -24,6 +24,8 @@ from llama_index_ziprerank.cli.finetune import finetune as command
 from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.training.finetune import run
+from llama_index_ziprerank.training.finetune.plan import Clock, StopInTime
+from llama_index_ziprerank.training.run import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.20 asks for it
 
@@ -72,7 +74,7 @@ def test_one_command_makes_a_reranker_and_a_table_before_and_after(
 def test_no_page_of_a_held_out_heading_is_taught_as_an_answer(finetune: Finetune, tmp_path: Path) -> None:
     assert finetune("--held-out", "0.4").exit_code == 0
     work = tmp_path / "out" / "work"
-    labelled, held = rows(work / "labels.jsonl"), json.loads((work / "before.json").read_text())
+    labelled, held = rows(work / "labels.jsonl"), json.loads((work / "before.json").read_text())["figures"]
     taught = {page for row in labelled for page in row["gt_page_ids"]}
     assert not {row["query_id"] for row in labelled} & set(held)
     assert len(held) >= 0.4 * (len(held) + len(labelled))
@@ -113,6 +115,21 @@ def test_an_interrupted_run_goes_on_and_does_nothing_twice(
     weights = weights_of(out)
     assert finetune().exit_code == 0
     assert all((weights_of(out)[name] == weight).all() for name, weight in weights.items())
+
+
+def test_a_machine_that_becomes_slower_ends_in_time_and_the_same_command_goes_on(
+    finetune: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(run, "train", lambda recipe, callbacks: train(recipe, [StopInTime(Clock(0.001), 60.0)]))
+        done = finetune("--minutes", "15")
+    assert done.exit_code == 0, done.exception
+    assert "The time was up after 1 of 4 steps. The same command, run again, goes on." in done.stderr
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-1"]
+    done = finetune("--minutes", "15")
+    assert done.exit_code == 0, done.exception
+    assert "The time was up" not in done.stderr
+    assert (tmp_path / "out" / "checkpoint-4").is_dir()
 
 
 def test_an_output_folder_is_not_shared(finetune: Finetune, manual: Path, tmp_path: Path) -> None:
