@@ -58,7 +58,6 @@ def _table(report: "Report", rows: "list[Row]") -> Table:
         "llm",
         "total",
         "×",
-        "cpu s",
         "tokens",
         "peak",
         "TFLOP",

@@ -24,7 +24,7 @@ NAMES = {
 MEMORY, GRID = "#8a94a0", "#e3e8ec"
 CURVES_HEIGHT = 4.4  # inches
 MARKS = "osD^vP"
-_BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "right"}
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "left"}
 
 
 def draw(report: Report, path: Path) -> None:
@@ -68,9 +68,11 @@ def _curve_rows(report: Report) -> tuple[list[Row], list[Row]]:
 def _title(report: Report) -> str:
     settings, where = report.settings, report.environment
     width, height = settings.size
+    others = max(row.others for row in report.rows)
+    beside = f"\nOther programs took up to {others:.0%} of the CPU meanwhile" if others > 0.05 else ""
     return (
         f"{settings.model}, {where.parameters / 1e6:,.0f}M parameters, {where.dtype}, {where.device}: one question, "
-        f"{settings.pages} pages of {width}×{height}"
+        f"{settings.pages} pages of {width}×{height}{beside}"
     )
 
 
@@ -117,8 +119,8 @@ def _draw_kept(axis: Axes, rows: Sequence[Row]) -> None:
     ):
         axis.plot(tokens, values, color=colour, linestyle=style, marker="o" if style == "-" else None, label=name)
     for row in rows:
-        axis.annotate(f"keep {row.method.keep_ratio:g}", (row.tokens, row.total / 1000), (-8, 6), **_BESIDE)
-    axis.set_xlim(0, 1.06 * max(tokens))
+        axis.annotate(f"keep {row.method.keep_ratio:g}", (row.tokens, row.total / 1000), (8, -12), **_BESIDE)
+    axis.set_xlim(0, 1.12 * max(tokens))
     axis.set_ylim(0, 1.2 * whole.total / 1000)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.set_xlabel("tokens that the language model reads")
