@@ -132,3 +132,8 @@ def test_the_demo_has_a_real_manual_with_bookmarks_and_printed_page_numbers() ->
     assert manual.outline and manual.page_labels[0] == "23"
     assert path.name in (ROOT / "Makefile").read_text()
     assert "BSD-2-Clause" in (ROOT / "demo" / "README.md").read_text()
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names))  # pytest imports them by their names alone
