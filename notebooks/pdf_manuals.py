@@ -15,7 +15,7 @@ from llama_index_ziprerank.nodes import node_title
 
 ROOT = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "demo").is_dir())
 MANUAL = ROOT / "demo" / "gle-manual-chapters-4-9.pdf"
-QUESTION = "How do I draw error bars?"
+QUESTION = "How do I plot a surface in three dimensions?"
 
 # %% [markdown]
 # ## Read
@@ -43,7 +43,8 @@ for rank, node in enumerate(found, start=1):
 # ## Ask with the reranker
 #
 # Twelve pages and the question go into one forward pass. The logits of the letters A to L at its end are the order.
-# `first_stage_rank` tells where a page stood before. The command `err` and a figure of it stand on page 26.
+# `first_stage_rank` tells where a page stood before. The chapter on
+# surfaces begins on page 69.
 
 # %%
 reranker = ZipRerankPostprocessor(model="nano", top_n=3, keep_ratio=0.5, pruning="query")
@@ -68,7 +69,7 @@ picture
 
 # %%
 best = explanation.draw_reading(explanation.best[0])
-best.crop((0, best.height // 2, best.width, best.height))
+best.crop((0, 0, best.width, best.height // 2))
 
 # %% [markdown]
 # `llama_index_ziprerank.report.write_report(explanation, "out.html")` writes the same as a page for the browser; on the
