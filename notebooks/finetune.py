@@ -48,7 +48,7 @@ extract.write(work / "extract.pdf");
 # ## One command
 #
 # In a shell: `ziprerank finetune extract.pdf --output my-reranker --learning-rate 3e-5`. Interrupted, the same command goes
-# on where it stopped. The rate is low on purpose: nano's default, 1e-3, spoiled it on this extract (recall@1 from 75 to 0).
+# on where it stopped. The rate is low on purpose: a higher one, 1e-3, spoiled nano on this extract (recall@1 from 75 to 0).
 # %%
 command = [str(Path(sys.executable).parent / "ziprerank"), "finetune", str(work / "extract.pdf")]
 command += ["--output", str(work / "my-reranker"), "--learning-rate", "3e-5"]
