@@ -1,7 +1,7 @@
 """What the commands share: where they print, how they show progress, and some options."""
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ T = TypeVar("T")
 KeepRatio = Annotated[
     float, typer.Option(metavar="SHARE", min=0, max=1, help="Part of the visual tokens that the reranker reads.")
 ]
+Pruning = Annotated[Literal["prompt", "query"], typer.Option(help="What visual tokens are compared with.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # questions and file names are printed as they are: brackets in them are no markup

@@ -11,10 +11,9 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, KeepRatio, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.console import AsJson, KeepRatio, Pruning, err, hide_weight_bars, print_json, track
 from llama_index_ziprerank.cli.scores import (
     Model,
-    Pruning,
     Retriever,
     Seed,
     To,
@@ -83,7 +82,7 @@ def manuals(
         pool=pool,
         top_k=top_k,
         keep_ratio=keep_ratio,
-        pruning=pruning,  # type: ignore[arg-type]  # Settings checks it
+        pruning=pruning,
         ablation=ablation,
         degradation=degradation,
         seed=seed,

@@ -8,10 +8,9 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, KeepRatio, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.console import AsJson, KeepRatio, Pruning, err, hide_weight_bars, print_json, track
 from llama_index_ziprerank.cli.scores import (
     Model,
-    Pruning,
     Queries,
     Retriever,
     Seed,
@@ -74,7 +73,7 @@ def mmdocir(
     from llama_index_ziprerank.cli.first_stage import IndexFirstStage
 
     hide_weight_bars()
-    rerank = RerankSettings(model, top_k, keep_ratio, pruning)  # type: ignore[arg-type]  # checked there
+    rerank = RerankSettings(model, top_k, keep_ratio, pruning)
     tables: dict[str, list[Part]] = {}
     for number, one in enumerate(levels):
         first: FirstStage | Path = run[number] if run else IndexFirstStage(retriever)

@@ -9,10 +9,9 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, KeepRatio, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.console import AsJson, KeepRatio, Pruning, err, hide_weight_bars, print_json, track
 from llama_index_ziprerank.cli.scores import (
     Model,
-    Pruning,
     Queries,
     Retriever,
     Seed,
@@ -65,7 +64,7 @@ def vidore(
         raise ValueError(f"A set is named twice: {', '.join(sets)}. Name it once.")
     summaries: dict[str, Summary] = {}
     for image_set, folder in zip(loaded, folders, strict=True):
-        rerank = RerankSettings(model, top_k, keep_ratio, pruning)  # type: ignore[arg-type]  # checked there
+        rerank = RerankSettings(model, top_k, keep_ratio, pruning)
         settings = benchmark.Settings(image_set.name, retriever, rerank, queries, seed)
         first = IndexFirstStage(retriever, folder / "index")
         results = benchmark.evaluate_image_set(image_set, settings, first, folder, track)

@@ -18,7 +18,6 @@ WIDTH = 112  # columns of text that the tables need
 
 Model = Annotated[str, typer.Option(metavar="NAME", help="Reranker.")]
 Retriever = Annotated[str, typer.Option(metavar="NAME", help="First-stage model.")]
-Pruning = Annotated[str, typer.Option(metavar="MODE", help="What visual tokens are compared with: prompt or query.")]
 Queries = Annotated[int | None, typer.Option(metavar="N", min=1, help="Queries drawn  [default: all]")]
 TopK = Annotated[int, typer.Option(metavar="N", min=1, help="First pages that are reranked.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="For the draws.")]

@@ -24,6 +24,7 @@ class Recipe:
         "batch_size": (1, None),
         "gradient_accumulation": (1, None),
         "lora_rank": (0, None),
+        "lora_alpha": (0, None),
     }
     """Least and most of a field; None: no most."""
 
@@ -49,7 +50,7 @@ class Recipe:
     lora_rank: int = option(
         0, "Rank of LoRA adapters on the language model; 0 trains all of its weights, as the paper."
     )
-    lora_alpha: int = option(32, "LoRA: adapters are scaled by lora_alpha / lora_rank.")
+    lora_alpha: int = option(0, "LoRA: adapters are scaled by lora_alpha / lora_rank; 0: by two, whatever the rank.")
     lora_dropout: float = option(0.05, "LoRA: dropout of the adapters' inputs.")
 
     epochs: float = option(1.0, "Passes over the training data.")

@@ -58,6 +58,9 @@ class Retriever(Recipe):
     lora_rank: int = option(
         32, "Rank of LoRA adapters on language model and projection; 0 trains all of their weights."
     )
+    lora_alpha: int = option(
+        0, "LoRA: adapters are scaled by lora_alpha / lora_rank; 0: by one, whatever the rank, as ColPali."
+    )
     lora_dropout: float = option(0.1, "LoRA: dropout of the adapters' inputs.")
     batch_size: int = option(32, "Questions of a forward pass on each device: the pages that compete.")
     gradient_accumulation: int = option(

@@ -34,7 +34,7 @@ def training_model(recipe: RankingRecipe) -> nn.Module:
         return model
     adapters = LoraConfig(
         r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
+        lora_alpha=recipe.lora_alpha or 2 * recipe.lora_rank,
         lora_dropout=recipe.lora_dropout,
         target_modules=LORA_TARGETS,
         modules_to_save=["visual"] if recipe.train_vision else None,

@@ -42,6 +42,9 @@ class Block:
     features: PageFeatures
     placed: list[tuple[str, int]]
     """Each term under it with its token's place in `features`."""
+    page: SeenPage
+    within: np.ndarray
+    """Places in `page` of the words under it."""
 
     @property
     def terms(self) -> set[str]:
@@ -105,6 +108,10 @@ class ListMaker:
             others = self.rng.sample([page for page in pool if page != index], min(count, len(pool)) - 1)
         return [(query, block), *(self._ask([page], size, pool)[1:] for page in others)]
 
+    def ask(self, block: Block) -> str | None:
+        """Make one more query that a block answers; None when it holds too little."""
+        return make_query(block.page.words, block.within, self.rarity, self.rng)
+
     def _some_manuals(self, page: int, count: int) -> list[str]:
         """The manual of a page and `count` - 1 others."""
         own = self.pages[page].words.manual
@@ -120,9 +127,9 @@ class ListMaker:
             if not len(page.words.words):
                 continue
             corner, size_here = self._place(page, self.rng.randrange(len(page.words.words)), size)
-            query = make_query(page.words, self._within(page, corner, size_here), self.rarity, self.rng)
-            if query is not None:
-                return index, query, self._block(page, corner, size_here)
+            block = self._block(page, corner, size_here)
+            if (query := self.ask(block)) is not None:
+                return index, query, block
         raise ValueError("None of 1000 sampled places on the pages holds two telling words; is the text layer there?")
 
     def _others(self, index: int, query: str, count: int, hard: float) -> list[int]:
@@ -174,10 +181,10 @@ class ListMaker:
     def _block(self, page: SeenPage, corner: tuple[int, int], size: tuple[int, int]) -> Block:
         (top, left), (height, width) = corner, size
         merged = page.merged[top : top + height, left : left + width].float().flatten(0, 1)
-        cells = page.cells()
+        cells, within = page.cells(), self._within(page, corner, size)
         placed = [
             (page.words.terms[i], int((cells[i, 0] - top) * width + cells[i, 1] - left))
-            for i in self._within(page, corner, size)
+            for i in within
             if page.words.terms[i]
         ]
-        return Block(PageFeatures(merged, (), (1, 2 * height, 2 * width)), placed)
+        return Block(PageFeatures(merged, (), (1, 2 * height, 2 * width)), placed, page, within)

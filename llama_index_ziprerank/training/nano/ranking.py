@@ -5,23 +5,20 @@ not drift. The prompt is that of inference
 (`build_ranking_prompt`), the loss the paper's soft ranking.
 """
 
-import math
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import WindowInputs, window_inputs
 from llama_index_ziprerank.reranking.scoring import window_logits
 from llama_index_ziprerank.training.losses import soft_ranking_loss
-from llama_index_ziprerank.training.nano.checkpoint import resume_progress, save_progress
 from llama_index_ziprerank.training.nano.circuit import freeze_written
 from llama_index_ziprerank.training.nano.lists import ListMaker, RankingList
+from llama_index_ziprerank.training.nano.timed import train_for
 
 
 @dataclass(frozen=True)
@@ -84,42 +81,23 @@ def train_ranking(
     folder: Path,
 ) -> None:
     """Train `model` in place; resumes from `folder` and logs to `folder`/ranking.log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.train()
     freeze_written(model)
-    embeddings = model.get_input_embeddings().weight
-    others = [p for p in model.parameters() if p.requires_grad and p is not embeddings]
-    optimizer = torch.optim.AdamW(
-        [{"params": others, "part": 1.0}, {"params": [embeddings], "part": config.embedding_rate}],
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=0.0,
-    )
-    state = resume_progress(model, optimizer, folder, "ranking")
-    rng = random.Random(state["step"])
-    while state["spent"] < 60 * config.minutes:
-        started = time.monotonic()
-        share = state["spent"] / (60 * config.minutes)
+
+    def step(share: float, rng: random.Random) -> tuple[str, float, float]:
         level = next(level for level in config.levels if share <= level.until)
-        rate = config.learning_rate * min(1.0, (state["step"] + 1) / config.warmup_steps)
-        rate *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["part"]
-        loss, right = _step(model, processor, maker, level, rng)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        state["right"] += 0.05 * (right - state["right"])
-        state["step"] += 1
-        state["spent"] += time.monotonic() - started
-        if state["step"] % 10 == 0:
-            with (folder / "ranking.log").open("a") as log:
-                where = f"{state['step']} {state['spent'] / 60:.2f} min {level.candidates}x{level.block}"
-                log.write(f"{where} loss {loss:.3f} top1 {state['right']:.3f}\n")
-        if state["step"] % config.save_every == 0:
-            save_progress(model, optimizer, folder, "ranking", state)
-    save_progress(model, optimizer, folder, "ranking", state)
-    model.eval()
+        return f"{level.candidates}x{level.block}", *_step(model, processor, maker, level, rng)
+
+    train_for(
+        config.minutes,
+        model,
+        step,
+        folder,
+        "ranking",
+        learning_rate=config.learning_rate,
+        embedding_rate=config.embedding_rate,
+        warmup_steps=config.warmup_steps,
+        save_every=config.save_every,
+    )
 
 
 def _step(

@@ -1,19 +1,18 @@
 """nano's first stage: ColQwen3 over the frozen tower, with colpali-engine's own in-batch ColBERT loss."""
 
-import math
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from colpali_engine.loss import ColbertLoss
 from colpali_engine.models import ColQwen3, ColQwen3Processor
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from llama_index_ziprerank.training.nano.export import keep_reserved
 from llama_index_ziprerank.training.nano.lists import Block, ListMaker
+from llama_index_ziprerank.training.nano.timed import train_for
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,19 @@ class RetrievalConfig:
     """The token embeddings learn at this part of the rate: the tower was taught to point at them."""
     temperature: float = 0.02
     """Of the in-batch softmax (colpali-engine's default)."""
-    blocks: tuple[tuple[float, tuple[int, int], int], ...] = (
-        (0.5, (8, 16), 32),
-        (0.8, (14, 24), 16),
-        (1.0, (99, 99), 8),
+    warmup_steps: int = 50
+    blocks: tuple[tuple[float, tuple[int, int] | None, int], ...] = (
+        (0.35, (8, 16), 32),
+        (0.65, (14, 24), 20),
+        (1.0, None, 12),
     )
-    """Until this share of the time, blocks of these rows and columns, this many pages in a batch."""
+    """Until this share of the time, blocks of these rows and columns, this many pages in a batch; None: whole ones."""
+    questions: int = 4
+    """Questions about each page of a batch."""
+    hard: float = 0.5
+    """Share of the batches whose pages share words with one of the questions."""
+    save_every: int = 50
+    """Steps between checkpoints."""
 
 
 def encode_blocks(model: ColQwen3, processor: ColQwen3Processor, blocks: list[Block]) -> Tensor:
@@ -64,43 +70,57 @@ def encode_queries(model: ColQwen3, processor: ColQwen3Processor, queries: list[
 def train_retrieval(
     model: ColQwen3, processor: ColQwen3Processor, maker: ListMaker, config: RetrievalConfig, folder: Path
 ) -> None:
-    """Train `model` in place; logs to `folder`/retrieval.log. Each batch holds pages of one or two manuals."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.train()
+    """Train `model` in place; resumes from `folder` and logs to `folder`/retrieval.log.
+
+    Each batch holds pages of one or two manuals.
+    """
     model.visual.requires_grad_(False)
     for layer in model.language_model.layers:  # where they look: circuit.py says why
         for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.q_norm, layer.self_attn.k_norm):
             part.requires_grad_(False)
-    embeddings = model.language_model.embed_tokens.weight
-    others = [p for p in model.parameters() if p.requires_grad and p is not embeddings]
-    groups = [{"params": others, "part": 1.0}, {"params": [embeddings], "part": config.embedding_rate}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    loss_function = ColbertLoss(temperature=config.temperature, normalize_scores=True)
-    rng, step, started, right = random.Random(0), 0, time.monotonic(), 0.0
-    while (share := (time.monotonic() - started) / (60 * config.minutes)) < 1:
-        rate = config.learning_rate * min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["part"]
+
+    def step(share: float, rng: random.Random) -> tuple[str, float, float]:
         _, size, pages = next(entry for entry in config.blocks if share <= entry[0])
-        pairs = maker.pairs(pages, size, manuals=rng.choice([1, 1, 2]))
-        queries = encode_queries(model, processor, [query for query, _ in pairs])
-        documents = encode_blocks(model, processor, [block for _, block in pairs])
-        loss = loss_function(queries, documents)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        keep_reserved(model)
-        step += 1
-        with torch.no_grad():
-            scores = torch.einsum("qtd,pld->qptl", queries, documents).amax(3).sum(2)
-            right += 0.05 * ((scores.argmax(1) == torch.arange(len(pairs))).float().mean().item() - right)
-        if step % 10 == 0:
-            with (folder / "retrieval.log").open("a") as log:
-                log.write(
-                    f"{step} {share * config.minutes:.2f} min {pages}x{size} loss {loss.item():.3f} top1 {right:.3f}\n"
-                )
-    model.eval()
+        return f"{pages}x{size}", *_step(model, processor, maker, config, size, pages, rng)
+
+    train_for(
+        config.minutes,
+        model,
+        step,
+        folder,
+        "retrieval",
+        learning_rate=config.learning_rate,
+        embedding_rate=config.embedding_rate,
+        warmup_steps=config.warmup_steps,
+        save_every=config.save_every,
+        weight_decay=0.01,
+        after_step=lambda: keep_reserved(model),
+    )
+
+
+def _step(
+    model: ColQwen3,
+    processor: ColQwen3Processor,
+    maker: ListMaker,
+    config: RetrievalConfig,
+    size: tuple[int, int] | None,
+    pages: int,
+    rng: random.Random,
+) -> tuple[float, float]:
+    """Add the gradients of one batch; return mean loss and share of right firsts."""
+    loss_function = ColbertLoss(temperature=config.temperature, normalize_scores=True)
+    hard = 0.7 if rng.random() < config.hard else 0.0
+    pairs = maker.pairs(pages, size, manuals=rng.choice([1, 1, 2]), hard=hard)
+    asked = [query for query, _ in pairs]
+    asked += [maker.ask(block) or query for _ in range(config.questions - 1) for query, block in pairs]
+    queries = encode_queries(model, processor, asked)
+    documents = encode_blocks(model, processor, [block for _, block in pairs])
+    loss = torch.stack([loss_function(some, documents) for some in queries.split(len(pairs))]).mean()
+    loss.backward()
+    with torch.no_grad():
+        scores = torch.einsum("qtd,pld->qptl", queries, documents).amax(3).sum(2)
+        right = (scores.argmax(1) == torch.arange(len(asked)) % len(pairs)).float().mean()
+    return loss.item(), right.item()
 
 
 @torch.no_grad()

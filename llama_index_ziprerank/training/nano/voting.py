@@ -7,15 +7,13 @@ for the little that leaks from page to page. Letters: B questions of T tokens, N
 width, D width of the model.
 """
 
-import math
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
@@ -27,11 +25,11 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt
 from llama_index_ziprerank.reranking.positions import rope_positions
 from llama_index_ziprerank.training.losses import soft_ranking_loss
-from llama_index_ziprerank.training.nano.checkpoint import resume_progress, save_progress
 from llama_index_ziprerank.training.nano.circuit import freeze_written
 from llama_index_ziprerank.training.nano.lists import Block, ListMaker
 from llama_index_ziprerank.training.nano.model import MERGE
 from llama_index_ziprerank.training.nano.queries import overlap
+from llama_index_ziprerank.training.nano.timed import train_for
 
 _BEFORE_A_PAGE = 4
 """Tokens that belong to a page before its first visual token: its identifier in brackets and the vision marker."""
@@ -51,7 +49,9 @@ class VotingConfig:
     blocks: tuple[tuple[float, tuple[int, int] | None], ...] = ((0.3, (10, 16)), (0.6, (16, 24)), (1.0, None))
     """Until this share of the time, blocks of these rows and columns; None for whole pages."""
     pages: int = 20
-    """Pages of a batch, and questions, one of each page."""
+    """Pages of a batch."""
+    questions: int = 3
+    """Questions about each page of a batch."""
     hard: float = 0.6
     """Share of the batches whose pages share words with one of the questions."""
     keep: tuple[float, float] = (0.25, 1.0)
@@ -185,38 +185,23 @@ def train_votes(
     folder: Path,
 ) -> None:
     """Train `model` in place; resumes from `folder` and logs to `folder`/voting.log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.train()
     freeze_written(model)
-    embeddings = model.get_input_embeddings().weight
-    others = [p for p in model.parameters() if p.requires_grad and p is not embeddings]
-    groups = [{"params": others, "part": 1.0}, {"params": [embeddings], "part": config.embedding_rate}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    state = resume_progress(model, optimizer, folder, "voting")
-    rng = random.Random(state["step"])
-    while state["spent"] < 60 * config.minutes:
-        started = time.monotonic()
-        share = state["spent"] / (60 * config.minutes)
-        rate = config.learning_rate * min(1.0, (state["step"] + 1) / config.warmup_steps)
-        rate *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["part"]
+
+    def step(share: float, rng: random.Random) -> tuple[str, float, float]:
         size = next(size for until, size in config.blocks if share <= until)
-        loss, best = _step(model, processor, maker, config, size, rng)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        state["step"] += 1
-        state["right"] += max(0.05, 1 / state["step"]) * (best - state["right"])
-        state["spent"] += time.monotonic() - started
-        if state["step"] % 10 == 0:
-            with (folder / "voting.log").open("a") as log:
-                where = f"{state['step']} {state['spent'] / 60:.2f} min {config.pages}x{size}"
-                log.write(f"{where} loss {loss:.3f} top1 {state['right']:.3f}\n")
-        if state["step"] % config.save_every == 0:
-            save_progress(model, optimizer, folder, "voting", state)
-    save_progress(model, optimizer, folder, "voting", state)
-    model.eval()
+        return f"{config.pages}x{size}", *_step(model, processor, maker, config, size, rng)
+
+    train_for(
+        config.minutes,
+        model,
+        step,
+        folder,
+        "voting",
+        learning_rate=config.learning_rate,
+        embedding_rate=config.embedding_rate,
+        warmup_steps=config.warmup_steps,
+        save_every=config.save_every,
+    )
 
 
 def _step(
@@ -229,7 +214,9 @@ def _step(
 ) -> tuple[float, float]:
     """Add the gradients of one batch; return mean loss and share of right firsts."""
     pairs = maker.pairs(config.pages, size, hard=0.7 if rng.random() < config.hard else 0.0)
-    queries, blocks = [query for query, _ in pairs], [block for _, block in pairs]
+    blocks = [block for _, block in pairs]
+    queries = [query for query, _ in pairs]
+    queries += [maker.ask(block) or query for _ in range(config.questions - 1) for query, block in pairs]
     keep = rng.uniform(*config.keep)
     kept = [_some(block, keep) for block in blocks]
     logits = shared_logits(model, processor, queries, blocks, kept)
@@ -237,10 +224,10 @@ def _step(
     for number, (query, scores) in enumerate(zip(queries, logits, strict=True)):
         teacher = torch.tensor([overlap(query, block.terms, maker.rarity) for block in blocks])
         order = teacher.argsort(descending=True, stable=True).tolist()
-        losses.append(soft_ranking_loss(scores, order, {number}, config.decay))
+        losses.append(soft_ranking_loss(scores, order, {number % len(blocks)}, config.decay))
     loss = torch.stack(losses).mean()
     loss.backward()
-    return loss.item(), (logits.argmax(1) == torch.arange(len(pairs))).float().mean().item()
+    return loss.item(), (logits.argmax(1) == torch.arange(len(queries)) % len(blocks)).float().mean().item()
 
 
 def _some(block: Block, keep: float) -> Tensor:

@@ -58,7 +58,7 @@ def training_retriever(recipe: Retriever) -> TrainedRetriever:
     text = set(model.get_decoder().modules()) | {model.get_submodule(family.projection)}
     adapters = LoraConfig(
         r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
+        lora_alpha=recipe.lora_alpha or recipe.lora_rank,
         lora_dropout=recipe.lora_dropout,
         init_lora_weights="gaussian",  # as ColPali
         target_modules=[name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part in text],
