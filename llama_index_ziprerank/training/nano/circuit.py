@@ -35,6 +35,7 @@ from llama_index_ziprerank.training.nano.layout import (
     LETTERS,
     MARK,
     OPENING,
+    RESERVED,
     VISUAL,
     WEIGHT,
 )
@@ -53,6 +54,9 @@ token in the other."""
 _ALONG_TIME = (6, 9, 12)
 """Rotary pairs along time with periods of some 80, 300 and 1,100 positions: together they know the nearest page."""
 
+_BEHIND_THE_PAGES = (9, 12, 15)
+"""The same with a period of 4,000 positions instead of the shortest: what is near is behind the pages."""
+
 _AXES = ((3, 6), (1, 4), (2, 5))
 """Rotary pairs along time, rows and columns (interleaved M-RoPE) that tell neighbours apart."""
 
@@ -62,7 +66,7 @@ _STRENGTHS = ((0.5, 1.0), (3.0, 1.0), (3.0, 1.0))
 _LEFT, _UP = (0, 0, -1), (0, -1, 0)
 """(time, row, column) that the two heads of a neighbour layer look at first."""
 
-_NEIGHBOUR_GAIN, _TAG_GAIN, _COUNT_GAIN = 2.9, 3.0, 1.6
+_NEIGHBOUR_GAIN, _TAG_GAIN, _COUNT_GAIN = 2.9, 3.0, 1.06
 """Gains of queries and keys: how sharply neighbours, identifiers, and words of the question are told from others."""
 
 _NO_NEIGHBOUR = 0.9
@@ -183,6 +187,7 @@ def _rest(attention: Qwen3VLTextAttention) -> None:
     attention.k_proj.weight.normal_(std=0.002)
     attention.v_proj.weight.normal_(std=0.002)
     attention.o_proj.weight.normal_(std=0.002)
+    attention.o_proj.weight[RESERVED] = 0
     for head in range(HEADS):
         first, second = _rows(head, _IDLE)
         attention.q_proj.weight[first, ANY] = 1
@@ -191,7 +196,6 @@ def _rest(attention: Qwen3VLTextAttention) -> None:
         values = slice(head * HEAD_WIDTH, head * HEAD_WIDTH + len(IDENTIFIERS))
         attention.v_proj.weight[values] = 0
         attention.v_proj.weight[values, LETTERS] = torch.eye(len(IDENTIFIERS))
-        attention.o_proj.weight[LETTERS, head * HEAD_WIDTH : (head + 1) * HEAD_WIDTH] = 0
         attention.o_proj.weight[LETTERS, values] = torch.eye(len(IDENTIFIERS)) / HEADS
 
 
@@ -221,6 +225,8 @@ def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor) -> None:
         attention.k_proj.weight[pixels, ANY] = -_PIXELS_ONLY
         attention.k_proj.weight[pixels, [VISUAL, FIRST]] = 2 * _PIXELS_ONLY
         attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = 0
+        attention.q_proj.weight[_rows(head, _IDLE)[0], OPENING] = 100  # it must not vote itself
+        attention.k_proj.weight[_rows(head, _IDLE)[0], FIRST] = 30
     attention.o_proj.weight[LETTERS] *= _VOTED
     _sharpen(attention, (_SHARPNESS / _CONTENT_SHARE / HEAD_WIDTH**0.5) ** 0.5)
 
@@ -250,11 +256,15 @@ def _write_logarithm(layer: Qwen3VLTextMLP) -> None:
 
 
 def _write_count(attention: Qwen3VLTextAttention) -> None:
+    """Weigh the words behind the pages about as their rarity, and all other tokens hardly.
+
+    The norm of keys does it: what is rare stands out from the anchor in `_rest`, and four times as rare hardly more.
+    """
     for head in range(HEADS):
-        for pair in _ALONG_TIME[:2]:
-            attention.q_proj.weight[_rows(head, pair)[0], OPENING] = 2
-            attention.k_proj.weight[_rows(head, pair)[0], WEIGHT] = 1
-        weight = _rows(head, _SLOWEST)[0]
-        attention.q_proj.weight[weight, OPENING] = 2
-        attention.k_proj.weight[weight, WEIGHT], attention.k_proj.weight[weight, VISUAL] = 1, -1
+        pixels = _rows(head, _SLOWEST)[0]
+        attention.q_proj.weight[_rows(head, _IDLE)[0], OPENING] = -1  # the opening has a task
+        for pair in _BEHIND_THE_PAGES:
+            row = _rows(head, pair)[0]
+            attention.q_proj.weight[row, OPENING] = attention.k_proj.weight[row, WEIGHT] = 1
+        attention.q_proj.weight[pixels, OPENING], attention.k_proj.weight[pixels, VISUAL] = 1, -1
     _sharpen(attention, _COUNT_GAIN)

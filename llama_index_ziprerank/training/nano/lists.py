@@ -17,7 +17,7 @@ from llama_index_ziprerank.training.nano.queries import (
     PageWords,
     inverse_document_frequency,
     make_query,
-    overlap,
+    relevances,
     terms_of,
 )
 
@@ -47,9 +47,9 @@ class Block:
     """Places in `page` of the words under it."""
 
     @property
-    def terms(self) -> set[str]:
-        """The terms that stand on it."""
-        return {term for term, _ in self.placed}
+    def terms(self) -> list[str]:
+        """The terms that stand on it, each as often as it does."""
+        return [term for term, _ in self.placed]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ListMaker:
         shown = list(range(count))
         self.rng.shuffle(shown)
         candidates = [blocks[i] for i in shown]
-        scores = [overlap(query, block.terms, self.rarity) for block in candidates]
+        scores = relevances(query, [block.terms for block in candidates], self.rarity)
         order = sorted(range(count), key=lambda i: -scores[i])
         return RankingList(query, candidates, order, shown.index(0))
 

@@ -1,12 +1,13 @@
 """Queries for manual pages, made from their text layer: heading lines, phrases, keywords, and questions around them.
 
-The teacher is lexical: candidates are ordered by the summed rarity of the query's words that stand on them.
+The teacher is lexical: candidates are ordered by BM25.
 """
 
 import math
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,13 @@ def terms_of(text: str) -> list[str]:
     return [match.group().lower() for match in _WORD.finditer(text)]
 
 
-def overlap(query: str, present: set[str], rarity: dict[str, float]) -> float:
-    """Summed rarity of the query's terms that are `present`: the teacher's score of a candidate."""
-    return sum(rarity.get(term, 0.0) for term in set(terms_of(query)) & present)
+def relevances(query: str, candidates: Sequence[Sequence[str]], rarity: dict[str, float]) -> list[float]:
+    """The teacher: BM25 (k1 1.5, b 0.75) of the terms of each candidate, with the rarities of the whole corpus."""
+    usual = max(1.0, sum(map(len, candidates)) / len(candidates))
+    asked = set(terms_of(query))
+    scores = []
+    for terms in candidates:
+        counts = Counter(term for term in terms if term in asked)
+        slow = 1.5 * (0.25 + 0.75 * len(terms) / usual)
+        scores.append(sum(rarity.get(term, 0.0) * 2.5 * count / (count + slow) for term, count in counts.items()))
+    return scores

@@ -28,7 +28,7 @@ from llama_index_ziprerank.training.losses import soft_ranking_loss
 from llama_index_ziprerank.training.nano.circuit import freeze_written
 from llama_index_ziprerank.training.nano.lists import Block, ListMaker
 from llama_index_ziprerank.training.nano.model import MERGE
-from llama_index_ziprerank.training.nano.queries import overlap
+from llama_index_ziprerank.training.nano.queries import relevances
 from llama_index_ziprerank.training.nano.timed import train_for
 
 _BEFORE_A_PAGE = 4
@@ -220,9 +220,9 @@ def _step(
     keep = rng.uniform(*config.keep)
     kept = [_some(block, keep) for block in blocks]
     logits = shared_logits(model, processor, queries, blocks, kept)
-    losses = []
+    losses, terms = [], [block.terms for block in blocks]
     for number, (query, scores) in enumerate(zip(queries, logits, strict=True)):
-        teacher = torch.tensor([overlap(query, block.terms, maker.rarity) for block in blocks])
+        teacher = torch.tensor(relevances(query, terms, maker.rarity))
         order = teacher.argsort(descending=True, stable=True).tolist()
         losses.append(soft_ranking_loss(scores, order, {number % len(blocks)}, config.decay))
     loss = torch.stack(losses).mean()

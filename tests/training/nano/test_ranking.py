@@ -52,10 +52,13 @@ def test_a_query_is_made_of_words_that_stand_on_its_page(seen: list[lists.SeenPa
         assert set(queries.terms_of(query)) & set(page.words.terms)
 
 
-def test_the_teacher_sums_the_rarity_of_the_words_that_are_there() -> None:
+def test_the_teacher_is_bm25() -> None:
     rarity = {"hash": 2.0, "table": 1.0}
-    assert queries.overlap("Hash of a table", {"hash", "page"}, rarity) == 2.0
-    assert queries.overlap("Hash hash table", {"hash", "table"}, rarity) == 3.0
+    candidates = [["hash", "page"], ["hash", "table"], ["hash", "hash"], ["hash", "page", "page", "page"], ["page"]]
+    scores = queries.relevances("Hash of a table", candidates[:3], rarity)
+    assert scores == pytest.approx([2.0, 3.0, 4 * 2.5 / 3.5])
+    scores = queries.relevances("Hash of a hash table", candidates, rarity)
+    assert scores[3] < scores[0] and scores[4] == 0.0
 
 
 def test_in_a_list_the_positive_comes_first_in_the_teachers_order(seen: list[lists.SeenPage]) -> None:
@@ -63,7 +66,7 @@ def test_in_a_list_the_positive_comes_first_in_the_teachers_order(seen: list[lis
     for size in ((2, 2), None):
         drawn = maker.draw(4, size)
         assert len(drawn.candidates) == 4 and sorted(drawn.order) == [0, 1, 2, 3]
-        scores = [queries.overlap(drawn.query, block.terms, maker.rarity) for block in drawn.candidates]
+        scores = queries.relevances(drawn.query, [block.terms for block in drawn.candidates], maker.rarity)
         assert scores[drawn.positive] == max(scores) == scores[drawn.order[0]]
 
 
