@@ -14,7 +14,7 @@ from colpali_engine.models import ColQwen3Processor
 from safetensors.torch import load_model
 from transformers import PreTrainedTokenizerFast
 
-from llama_index_ziprerank.training.nano import corpus, export, labels, lists, manuals, ranking, reading, seeing, voting
+from llama_index_ziprerank.training.nano import corpus, export, labels, manuals, pairs, reading, seeing
 from llama_index_ziprerank.training.nano import retrieval as first_stage
 from llama_index_ziprerank.training.nano.synthetic import set_pages
 from llama_index_ziprerank.training.nano.tokenizer import train_tokenizer
@@ -22,7 +22,7 @@ from llama_index_ziprerank.training.nano.tokenizer import train_tokenizer
 PAGES_A_MANUAL = 150
 SYNTHETIC_PAGES = 700
 SEEN_PAGES = 2_000
-READING_SHARE, RETRIEVAL_SHARE, VOTING_SHARE, RANKING_SHARE = 0.55, 0.15, 0.25, 0.05
+READING_SHARE, RETRIEVAL_SHARE = 0.7, 0.3
 """How the time for training is divided."""
 
 
@@ -37,7 +37,7 @@ def build_nano(work: Path, output: Path, minutes: float) -> None:
     norm = seeing.visual_norm(reader, tokenizer, chosen[:: max(1, len(chosen) // 40)])
     seeing.see_pages(export.build_eyes(reader, tokenizer, norm), tokenizer, chosen, work / "seen")
     seen = seeing.load_seen(work / "corpus", work / "seen")
-    maker = lists.ListMaker(seen)
+    maker = pairs.PairMaker(seen)
     processor = export.build_processor(tokenizer)
 
     rarity = seeing.piece_rarity(seen, tokenizer)
@@ -51,8 +51,6 @@ def build_nano(work: Path, output: Path, minutes: float) -> None:
 
     principal = first_stage.principal_directions(retriever, own, maker)
     ranker = export.build_reranker(retriever, tokenizer, principal)
-    voting.train_votes(ranker, processor, maker, voting.VotingConfig(VOTING_SHARE * minutes), work / "voting")
-    ranking.train_ranking(ranker, processor, maker, ranking.RankingConfig(RANKING_SHARE * minutes), work / "ranking")
     export.save_reranker(ranker, processor, output / "reranker")
 
 

@@ -10,14 +10,15 @@ path that it has to find is known, so it is written down, and training only has 
    compares, and takes the letters of what it finds along. The feed-forward layer takes the logarithm of each letter's
    share, so that adding votes up is a sum of graded similarities as in MaxSim: the logarithm of a softmax over all
    pages is, but for a constant, the soft maximum over each one.
-4. Count: the opening bracket, where the letters are read, averages the words' votes, rare words most.
+4. Count: the opening bracket, where the letters are read, averages the words' votes, rare words most. What the first
+   stage put first counts too.
 
-Everything is ordinary weights; the feed-forward layers of steps 2 and 4 start silent and are free to learn.
+Everything is ordinary weights, free to learn.
 """
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextAttention,
     Qwen3VLTextMLP,
@@ -91,8 +92,15 @@ _STEEPNESS = 6.0
 _SMALLEST_SHARE = 12
 """Shares of the votes below two to minus this are the same."""
 
-_LOGARITHM = 0.15
-"""What a factor of two in a word's votes adds to a letter."""
+_LOGARITHM = 0.05
+"""What a factor of two in a word's votes adds to a letter: little, or words that are sure of themselves grow so long
+that the next norm makes them smaller."""
+
+_COUNTED = 3.0
+"""Gain of letters in the count, to make up for it."""
+
+_FIRST_IMPRESSION = 1.0
+"""What the page of rank r is set back before any word has voted: this times the logarithm of r."""
 
 _CALM = 0.3
 """Gain of the last norm: how sure the ranker is of itself at first."""
@@ -147,16 +155,8 @@ def write_circuit(
     _write_vote(vote.self_attn, compare)
     _write_logarithm(vote.mlp)
     _write_count(count.self_attn)
+    _write_first_impression(count.mlp)
     model.norm.weight.fill_(_CALM)
-
-
-def freeze_written(model: Qwen3VLForConditionalGeneration) -> None:
-    """Keep the eyes, the vote's logarithm, and where the first layers look: at neighbours, not at other pages."""
-    model.model.visual.requires_grad_(False)
-    model.model.language_model.layers[-2].mlp.requires_grad_(False)
-    for layer in model.model.language_model.layers[: -WRITTEN_LAYERS + 1]:
-        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.q_norm, layer.self_attn.k_norm):
-            part.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -253,6 +253,11 @@ def _write_logarithm(layer: Qwen3VLTextMLP) -> None:
     layer.gate_proj.weight[middle], layer.up_proj.weight[middle] = 0, 0
     layer.gate_proj.weight[middle, ANY], layer.up_proj.weight[middle, ANY] = _STEEPNESS * unit, unit
     layer.down_proj.weight[LETTERS, middle] = _LOGARITHM / _STEEPNESS * _SMALLEST_SHARE / 2
+    for letter in letters:  # the share itself must not be added to its logarithm
+        neuron = next(neurons)
+        layer.gate_proj.weight[neuron], layer.up_proj.weight[neuron] = 0, 0
+        layer.gate_proj.weight[neuron, ANY], layer.up_proj.weight[neuron, letter] = _STEEPNESS * unit, MARK * unit
+        layer.down_proj.weight[letter, neuron] = -1 / _STEEPNESS
 
 
 def _write_count(attention: Qwen3VLTextAttention) -> None:
@@ -267,4 +272,13 @@ def _write_count(attention: Qwen3VLTextAttention) -> None:
             row = _rows(head, pair)[0]
             attention.q_proj.weight[row, OPENING] = attention.k_proj.weight[row, WEIGHT] = 1
         attention.q_proj.weight[pixels, OPENING], attention.k_proj.weight[pixels, VISUAL] = 1, -1
+    attention.o_proj.weight[LETTERS] *= _COUNTED
     _sharpen(attention, _COUNT_GAIN)
+
+
+def _write_first_impression(layer: Qwen3VLTextMLP) -> None:
+    """Set pages back by the logarithm of their place: the first stage, which chose the order, has read them too."""
+    unit = 1 / (MARK * _TYPICAL_GAIN)
+    layer.gate_proj.weight[0], layer.up_proj.weight[0] = 0, 0
+    layer.gate_proj.weight[0, OPENING], layer.up_proj.weight[0, ANY] = _STEEPNESS * unit, unit
+    layer.down_proj.weight[LETTERS, 0] = -_FIRST_IMPRESSION / _STEEPNESS * torch.arange(1.0, len(IDENTIFIERS) + 1).log()

@@ -1,13 +1,9 @@
-"""Queries for manual pages, made from their text layer: heading lines, phrases, keywords, and questions around them.
-
-The teacher is lexical: candidates are ordered by BM25.
-"""
+"""Queries for manual pages, made from their text layer: heading lines, phrases, keywords, and questions around them."""
 
 import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,15 +98,3 @@ def _heading(page: PageWords, within: np.ndarray, rng: random.Random) -> list[st
 def terms_of(text: str) -> list[str]:
     """Lower-case words of a query."""
     return [match.group().lower() for match in _WORD.finditer(text)]
-
-
-def relevances(query: str, candidates: Sequence[Sequence[str]], rarity: dict[str, float]) -> list[float]:
-    """The teacher: BM25 (k1 1.5, b 0.75) of the terms of each candidate, with the rarities of the whole corpus."""
-    usual = max(1.0, sum(map(len, candidates)) / len(candidates))
-    asked = set(terms_of(query))
-    scores = []
-    for terms in candidates:
-        counts = Counter(term for term in terms if term in asked)
-        slow = 1.5 * (0.25 + 0.75 * len(terms) / usual)
-        scores.append(sum(rarity.get(term, 0.0) * 2.5 * count / (count + slow) for term, count in counts.items()))
-    return scores

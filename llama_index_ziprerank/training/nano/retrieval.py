@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from llama_index_ziprerank.training.nano.export import keep_reserved
-from llama_index_ziprerank.training.nano.lists import Block, ListMaker
+from llama_index_ziprerank.training.nano.pairs import Block, PairMaker
 from llama_index_ziprerank.training.nano.timed import train_for
 
 
@@ -68,7 +68,7 @@ def encode_queries(model: ColQwen3, processor: ColQwen3Processor, queries: list[
 
 
 def train_retrieval(
-    model: ColQwen3, processor: ColQwen3Processor, maker: ListMaker, config: RetrievalConfig, folder: Path
+    model: ColQwen3, processor: ColQwen3Processor, maker: PairMaker, config: RetrievalConfig, folder: Path
 ) -> None:
     """Train `model` in place; resumes from `folder` and logs to `folder`/retrieval.log.
 
@@ -101,7 +101,7 @@ def train_retrieval(
 def _step(
     model: ColQwen3,
     processor: ColQwen3Processor,
-    maker: ListMaker,
+    maker: PairMaker,
     config: RetrievalConfig,
     size: tuple[int, int] | None,
     pages: int,
@@ -125,7 +125,7 @@ def _step(
 
 @torch.no_grad()
 def principal_directions(
-    model: ColQwen3, processor: ColQwen3Processor, maker: ListMaker, *, rounds: int = 12
+    model: ColQwen3, processor: ColQwen3Processor, maker: PairMaker, *, rounds: int = 12
 ) -> Tensor:
     """Directions of the retriever's vectors in which words of queries differ, most telling first: (dim, dim)."""
     vectors = []

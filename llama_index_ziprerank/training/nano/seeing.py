@@ -17,7 +17,7 @@ from llama_index_ziprerank.reranking.inputs import prepare_page
 from llama_index_ziprerank.training.nano.corpus import load_page
 from llama_index_ziprerank.training.nano.export import build_eyes, build_processor
 from llama_index_ziprerank.training.nano.layout import CONTENT, EMBEDDING_NORM
-from llama_index_ziprerank.training.nano.lists import SeenPage
+from llama_index_ziprerank.training.nano.pairs import SeenPage
 from llama_index_ziprerank.training.nano.queries import page_words
 from llama_index_ziprerank.training.nano.reading import Reader
 

@@ -1,7 +1,7 @@
-"""Ranking lists of real pages for nano: a query made from one page, candidates from the same manual, a lexical teacher.
+"""Questions and pages for nano: each batch a few pages, mostly of one manual, and questions that one of them answers.
 
-A list may show whole pages or equal blocks of them, so that training can start with two short candidates and end with
-twenty pages. Vision features are computed once (the tower is frozen after stage 0).
+A batch may show whole pages or equal blocks of them, so that training can start with short ones. Vision features are
+computed once (the tower is frozen after stage 0).
 """
 
 import random
@@ -17,7 +17,6 @@ from llama_index_ziprerank.training.nano.queries import (
     PageWords,
     inverse_document_frequency,
     make_query,
-    relevances,
     terms_of,
 )
 
@@ -40,30 +39,13 @@ class Block:
     """A rectangle of a page's tokens and the words under it."""
 
     features: PageFeatures
-    placed: list[tuple[str, int]]
-    """Each term under it with its token's place in `features`."""
     page: SeenPage
     within: np.ndarray
     """Places in `page` of the words under it."""
 
-    @property
-    def terms(self) -> list[str]:
-        """The terms that stand on it, each as often as it does."""
-        return [term for term, _ in self.placed]
 
-
-@dataclass(frozen=True)
-class RankingList:
-    """One training list: candidates in the order shown, the teacher's order, the candidate the query was made from."""
-
-    query: str
-    candidates: list[Block]
-    order: list[int]
-    positive: int
-
-
-class ListMaker:
-    """Draws ranking lists from pages that were seen once."""
+class PairMaker:
+    """Draws pages that were seen once, and questions about them."""
 
     def __init__(self, pages: list[SeenPage], seed: int = 0) -> None:
         self.rng = random.Random(seed)
@@ -75,22 +57,6 @@ class ListMaker:
             self.manuals[page.words.manual].append(index)
             for term in set(page.words.terms):
                 self.postings[page.words.manual][term].append(index)
-
-    def draw(self, count: int, size: tuple[int, int] | None, hard: float = 0.5) -> RankingList:
-        """Draw a list of `count` candidates, each a block of `size` (rows, columns) tokens, or whole pages.
-
-        About the share `hard` of the others hold a word of the query, where the manual has such pages.
-        """
-        index, query, block = self._ask(range(len(self.pages)), size)
-        blocks = [block]
-        for other in self._others(index, query, count - 1, hard):
-            blocks.append(self._around(self.pages[other], query, size, hard))
-        shown = list(range(count))
-        self.rng.shuffle(shown)
-        candidates = [blocks[i] for i in shown]
-        scores = relevances(query, [block.terms for block in candidates], self.rarity)
-        order = sorted(range(count), key=lambda i: -scores[i])
-        return RankingList(query, candidates, order, shown.index(0))
 
     def pairs(
         self, count: int, size: tuple[int, int] | None, *, manuals: int = 1, hard: float = 0.0
@@ -148,18 +114,6 @@ class ListMaker:
             [p for p in range(len(self.pages)) if p not in (index, *chosen)], count - len(chosen)
         )
 
-    def _around(self, page: SeenPage, query: str, size: tuple[int, int] | None, hard: float) -> Block:
-        """A block of a negative page, around one of the query's words as often as `hard` says."""
-        terms = set(terms_of(query))
-        matching = [i for i, term in enumerate(page.words.terms) if term in terms] if size else []
-        anchor = (
-            self.rng.choice(matching)
-            if matching and self.rng.random() < hard
-            else self.rng.randrange(max(1, len(page.words.words)))
-        )
-        corner, size_here = self._place(page, anchor, size)
-        return self._block(page, corner, size_here)
-
     def _place(
         self, page: SeenPage, anchor: int, size: tuple[int, int] | None
     ) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -181,10 +135,5 @@ class ListMaker:
     def _block(self, page: SeenPage, corner: tuple[int, int], size: tuple[int, int]) -> Block:
         (top, left), (height, width) = corner, size
         merged = page.merged[top : top + height, left : left + width].float().flatten(0, 1)
-        cells, within = page.cells(), self._within(page, corner, size)
-        placed = [
-            (page.words.terms[i], int((cells[i, 0] - top) * width + cells[i, 1] - left))
-            for i in within
-            if page.words.terms[i]
-        ]
-        return Block(PageFeatures(merged, (), (1, 2 * height, 2 * width)), placed, page, within)
+        within = self._within(page, corner, size)
+        return Block(PageFeatures(merged, (), (1, 2 * height, 2 * width)), page, within)
