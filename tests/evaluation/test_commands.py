@@ -96,7 +96,6 @@ def test_manuals_print_kinds_and_a_paired_gain(run: Run, retriever: Path, tmp_pa
         (["mmdocir", "/nowhere", "--level", "word"], "level is one of page, layout, got 'word'"),
         (["mmdocir", "/nowhere", "--level", "both", "--run", "x"], "takes 2 runs, in the order page, layout; got 1"),
         (["mmdocir", "/nowhere", "--run", "/nowhere/run.trec"], "/nowhere/run.trec"),
-        (["mmdocir", "/nowhere", "--pruning", "all"], "pruning is one of 'prompt', 'query', got 'all'"),
         (["manuals"], "Name PDF files, or pass --development"),
         (["manuals", "x.pdf", "--kinds", "headings"], "choose from heading, term, caption, question, got headings"),
         (["manuals", "/nowhere/x.pdf"], "/nowhere/x.pdf: cannot be read"),

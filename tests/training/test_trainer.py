@@ -119,7 +119,8 @@ def test_8_bit_states_train_too(recipe: MakeRecipe, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [Stage1, Stage2])
 def test_training_lowers_the_loss(stage: type, lora_rank: int, recipe: MakeRecipe, tmp_path: Path) -> None:
     data = write_lists(tmp_path, colour_lists(4))
-    trained = train(recipe(stage, data=data, lora_rank=lora_rank, max_steps=12, save_steps=12, learning_rate=5e-3))
+    lora = {"lora_rank": lora_rank, "lora_alpha": 4 * lora_rank}
+    trained = train(recipe(stage, data=data, max_steps=12, save_steps=12, learning_rate=5e-3, **lora))
     state = json.loads((trained.folder / "checkpoint-12" / "trainer_state.json").read_text())
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
