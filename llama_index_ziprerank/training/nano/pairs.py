@@ -110,9 +110,8 @@ class PairMaker:
                 chosen.append(other)
             if len(chosen) == count:
                 return chosen
-        return chosen + self.rng.sample(
-            [p for p in range(len(self.pages)) if p not in (index, *chosen)], count - len(chosen)
-        )
+        rest = [page for page in range(len(self.pages)) if page not in (index, *chosen)]
+        return chosen + self.rng.sample(rest, min(count - len(chosen), len(rest)))
 
     def _place(
         self, page: SeenPage, anchor: int, size: tuple[int, int] | None
