@@ -62,7 +62,7 @@ def test_how_a_batch_is_computed_changes_nothing(fields: dict, recipe: MakeRecip
     parts = train(recipe(**{**common, **fields}, output_dir=str(tmp_path / "parts"))).folder
     start = Path(recipe(**common).model)
     assert distance(whole, start) > 1e-3
-    assert distance(whole, parts) < 1e-6
+    assert distance(whole, parts) < 5e-6  # float32 rounds sums of other lengths otherwise
 
 
 def test_pruned_batches_train_as_single_lists_do(recipe: MakeRecipe, tmp_path: Path) -> None:
