@@ -1,6 +1,6 @@
 """`python -m llama_index_ziprerank.training.nano.build`: everything that makes nano, in one resumable command.
 
-Corpus, tokenizer, stage 0 (reading), one look at every page, the first stage, votes, the ranker, two checkpoints. Each
+Corpus, tokenizer, stage 0 (reading), one look at every page, the first stage, the written ranker, two checkpoints. Each
 part keeps what it finished in the working folder; run again, on this machine or another, it goes on from there.
 """
 

@@ -1,7 +1,7 @@
-"""Where nano's ranker starts: two looks around, then three layers of attention written by hand that let words vote.
+"""nano's ranker: two looks around, then three layers of attention written by hand that let words vote.
 
 Learned from random weights, a listwise ranker of this size needs tens of thousands of lists before it beats chance. The
-path that it has to find is known, so it is written down, and training only has to improve it:
+path that it has to find is known, so it is written down:
 
 1. The retriever's layers (see `write_neighbours`): each token looks at its neighbours, so that pieces become words.
    Where they look never changes in training: a page must not see the pages before it, which the retriever never met.
