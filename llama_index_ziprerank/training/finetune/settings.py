@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
+from llama_index_ziprerank.pages.pdf import read_pages
 from llama_index_ziprerank.training.finetune.documents import write_whole
 from llama_index_ziprerank.training.finetune.text_teacher import Embed
 from llama_index_ziprerank.training.recipes import Stage2
@@ -125,9 +126,15 @@ def time_limit(settings: Settings) -> float:
 
 
 def check_output(pdfs: Sequence[Path], settings: Settings, helpers: Helpers) -> None:
-    """Raise ValueError unless the output folder is empty, or holds the beginning of this very fine-tuning."""
+    """Raise ValueError unless the output folder is empty, or holds the beginning of this very fine-tuning.
+
+    Raises:
+        PageError: when a PDF cannot be read.
+    """
     if len({path.stem for path in pdfs}) < len(pdfs):
         raise ValueError(f"Each PDF needs a name of its own, got {', '.join(map(str, pdfs))}. Rename one.")
+    for path in pdfs:
+        read_pages(path)  # opens it: a wrong file must not claim the folder
     told = settings.output / WORK / "settings.json"
     files = [[path.name, path.stat().st_size] for path in pdfs if path.is_file()]
     chosen = {key: value for key, value in asdict(settings).items() if key not in ("output", "minutes")}

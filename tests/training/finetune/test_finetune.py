@@ -146,6 +146,15 @@ def test_an_output_folder_is_not_shared(finetune: Finetune, manual: Path, tmp_pa
     assert "is not empty. Name another" in str(done.exception)
 
 
+def test_a_wrong_file_does_not_claim_the_output_folder(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<!doctype html>")
+    for name in ("page.html", "nowhere.pdf"):
+        done = CliRunner().invoke(_app(), [str(tmp_path / name), "--output", str(tmp_path / "out")])
+        assert f"{name}: " in str(done.exception)
+        assert not (tmp_path / "out").exists()
+
+
 def _app() -> typer.Typer:
     app = typer.Typer()
     app.command()(command)
