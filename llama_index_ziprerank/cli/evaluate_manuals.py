@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -50,6 +50,9 @@ def manuals(
     top_k: TopK = 20,
     keep_ratio: KeepRatio = 1.0,
     pruning: Pruning = "prompt",
+    strategy: Annotated[
+        Literal["sliding", "parallel", "blocks"], typer.Option(help="How more than 20 pages are ranked.")
+    ] = "sliding",
     ablation: Annotated[
         bool,
         typer.Option("--ablation", help="Keep 100, 50 and 25 % of the visual tokens, pruned both ways, too."),
@@ -83,6 +86,7 @@ def manuals(
         top_k=top_k,
         keep_ratio=keep_ratio,
         pruning=pruning,
+        strategy=strategy,
         ablation=ablation,
         degradation=degradation,
         seed=seed,

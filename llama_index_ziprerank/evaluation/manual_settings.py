@@ -7,6 +7,7 @@ from llama_index_ziprerank.evaluation.labels import KINDS
 from llama_index_ziprerank.evaluation.results import RERANKED
 from llama_index_ziprerank.reranking import PruningMode
 from llama_index_ziprerank.reranking.pruning import check_pruning
+from llama_index_ziprerank.reranking.windows import Strategy, check_strategy
 
 Pruning = tuple[float, PruningMode]
 ABLATION: dict[str, Pruning] = {
@@ -34,6 +35,8 @@ class Settings:
     """Pages of the first stage that are reranked."""
     keep_ratio: float = 1.0
     pruning: PruningMode = "prompt"
+    strategy: Strategy = "sliding"
+    """How more than a window of pages is ranked."""
     ablation: bool = False
     """Rerank in all ways of `ABLATION` too."""
     degradation: str = "none"
@@ -52,6 +55,7 @@ class Settings:
             if not values or not set(values) <= set(known):
                 raise ValueError(f"{name}: choose from {', '.join(known)}, got {', '.join(values) or 'nothing'}.")
         check_pruning(self.keep_ratio, self.pruning)
+        check_strategy(self.strategy)
 
     def rerankings(self) -> dict[str, Pruning]:
         """System → how it prunes."""

@@ -186,7 +186,7 @@ class _Reranking:
         found: dict[Pruning, tuple[list[int], float]] = {}
         for keep_ratio, pruning in dict.fromkeys(self._settings.rerankings().values()):
             started = time.perf_counter()
-            order = self._reranker.rerank(query, pages, keep_ratio, pruning).order
+            order = self._reranker.rerank(query, pages, keep_ratio, pruning, strategy=self._settings.strategy).order
             taken = time.perf_counter() - started
             found[keep_ratio, pruning] = [head[i] for i in order] + tail, taken
         return {system: found[way] for system, way in self._settings.rerankings().items()}

@@ -1,9 +1,11 @@
 """Vision features as a cache keeps them: smaller types, one file a page, of which single rows can be read.
 
-Letters: P visual tokens of a page, K deepstack layers, D width of the language model, R rows asked for.
+Letters: P visual tokens of a page, K deepstack layers, D width of the language model, R rows asked for, G numbers that
+share a scale.
 """
 
 import logging
+import math
 import os
 import secrets
 from dataclasses import dataclass
@@ -19,10 +21,15 @@ from llama_index_ziprerank.reranking.features import PageFeatures
 from llama_index_ziprerank.reranking.inputs import Grid
 
 StoredType = Literal["float32", "bfloat16", "float16", "int8"]
-"""``"int8"``: every row of D numbers has a scale of its own, its largest number divided by 127."""
+"""``"int8"``: every `GROUP` numbers of a row have a scale of their own, their largest number divided by 127."""
 
 FORMAT = "ziprerank-features-1"
 """Changes whenever older files can no longer be read as they are; those are then written again."""
+
+GROUP = 32
+"""Few enough that one large number of a row does not take the precision of all others (as ggml's Q8_0 has it)."""
+
+_SCALE = torch.bfloat16  # two bytes, and the range of float32
 
 TORCH_TYPES: dict[StoredType, torch.dtype] = {
     "float32": torch.float32,
@@ -59,8 +66,8 @@ class FeatureShape:
 
     def stored_bytes(self, tokens: int, stored: StoredType) -> int:
         """Return how many bytes the features of so many visual tokens take, on disk or in memory."""
-        row = self.width * TORCH_TYPES[stored].itemsize + (4 if stored == "int8" else 0)
-        return tokens * (1 + self.layers) * row
+        scales = self.width // _group(self.width) * _SCALE.itemsize if stored == "int8" else 0
+        return tokens * (1 + self.layers) * (self.width * TORCH_TYPES[stored].itemsize + scales)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +75,7 @@ class StoredRows:
     """Rows of features in a stored type."""
 
     values: torch.Tensor  # (P, ..., D) stored type
-    scales: torch.Tensor | None  # (P, ..., 1) float32, of int8 alone
+    scales: torch.Tensor | None  # (P, ..., D / G) bfloat16, of int8 alone
 
     @classmethod
     def pack(cls, rows: torch.Tensor, stored: StoredType) -> "StoredRows":
@@ -77,8 +84,10 @@ class StoredRows:
         if kind != torch.int8:
             limit = torch.finfo(kind).max
             return cls(rows.clamp(-limit, limit).to(kind).contiguous(), None)
-        scales = (rows.float().abs().amax(dim=-1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        return cls((rows.float() / scales).round().to(kind), scales)
+        groups = rows.float().unflatten(-1, (-1, _group(rows.shape[-1])))  # (P, ..., D / G, G)
+        scales = (groups.abs().amax(dim=-1) / 127).clamp_min(torch.finfo(_SCALE).tiny).to(_SCALE)
+        values = (groups / scales[..., None].float()).round().clamp(-127, 127)
+        return cls(values.flatten(-2).to(kind), scales)
 
     def read(self, dtype: torch.dtype, device: torch.device, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Convert back, all rows or these (R,) alone; of what lies on disk nothing else is read."""
@@ -88,7 +97,8 @@ class StoredRows:
             values, scales = values[rows], None if scales is None else scales[rows]
         if scales is None:
             return values.to(device, dtype)
-        return (values.to(device) * scales.to(device)).to(dtype)
+        groups = values.to(device).unflatten(-1, (scales.shape[-1], -1))
+        return (groups * scales.to(device, torch.float32)[..., None]).flatten(-2).to(dtype)
 
     def to(self, device: torch.device) -> "StoredRows":
         """Move to a device; what is there already stays as it is, on disk too."""
@@ -175,7 +185,8 @@ class StoredFeatures:
             if (rows.scales is not None) != (kind == torch.int8):
                 raise ValueError("scales belong to int8")
             if rows.scales is not None and (
-                tuple(rows.scales.shape) != (*size[:-1], 1) or not rows.scales.isfinite().all()
+                tuple(rows.scales.shape) != (*size[:-1], shape.width // _group(shape.width))
+                or not rows.scales.isfinite().all()
             ):
                 raise ValueError(f"scales of {tuple(rows.scales.shape)}")
         if not self.merged.values.isfinite().all():
@@ -201,6 +212,11 @@ class _ReadFeatures(PageFeatures):
 
     def _layers(self, rows: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         return self.stored.deepstack.read(self.merged.dtype, self.merged.device, rows).unbind(1)
+
+
+def _group(width: int) -> int:
+    """Return how many numbers share a scale: `GROUP`, or what is left of it in widths that it does not divide."""
+    return math.gcd(width, GROUP)
 
 
 def _tensors(features: StoredFeatures) -> dict[str, torch.Tensor]:

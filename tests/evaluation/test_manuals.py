@@ -10,6 +10,7 @@ from llama_index_ziprerank.evaluation.manual_settings import ABLATION, Settings
 from llama_index_ziprerank.evaluation.manuals import evaluate_manuals
 from llama_index_ziprerank.evaluation.results import QueryResult
 from llama_index_ziprerank.pages.page import PageError
+from llama_index_ziprerank.reranking import ListwiseReranker, Ranking
 
 T = TypeVar("T")
 
@@ -124,6 +125,21 @@ def test_an_ablation_reranks_the_same_head_in_every_way(manual: Path, retriever:
     assert set(result.seconds) == set(result.rankings)
 
 
+def test_long_lists_are_ranked_by_the_strategy_of_the_settings(
+    manual: Path, retriever: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    rerank = ListwiseReranker.rerank
+
+    def noted(self: ListwiseReranker, *arguments: Any, **options: Any) -> Ranking:
+        asked.append(options["strategy"])
+        return rerank(self, *arguments, **options)
+
+    monkeypatch.setattr(ListwiseReranker, "rerank", noted)
+    evaluate_manuals([manual], _settings(retriever, queries=2, strategy="blocks"), tmp_path)
+    assert asked == ["blocks", "blocks"]
+
+
 def test_degraded_pages_are_other_pages_for_the_eyes_and_the_same_for_bm25(
     manual: Path, retriever: str, results: list[QueryResult], tmp_path: Path
 ) -> None:
@@ -147,6 +163,7 @@ def test_a_setting_out_of_bounds_is_named(wrong: dict[str, int]) -> None:
         ({"degradation": "fax"}, "choose from none, scan, got fax"),
         ({"keep_ratio": 0.0}, "keep_ratio"),
         ({"pruning": "both"}, "pruning"),
+        ({"strategy": "random"}, "strategy is one of"),
     ],
 )
 def test_an_unknown_choice_is_named(wrong: dict[str, Any], said: str) -> None:
