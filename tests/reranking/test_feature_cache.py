@@ -343,9 +343,7 @@ def test_processes_share_a_folder_and_one_killed_while_it_writes_leaves_no_bad_e
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("keep_ratio", "least"), [(1.0, 99), (0.5, 90)])
-def test_int8_features_keep_the_order_of_99_of_100_random_lists(keep_ratio: float, least: int) -> None:
-    """Pruning is a matter of all or nothing: a token on the edge goes or stays for less than int8 rounds away."""
+def test_int8_features_move_logits_little_and_keep_most_orders() -> None:
     manual = Path(__file__).parents[2] / "demo" / "gle-manual-chapters-4-9.pdf"
     questions = [
         "set the line width",
@@ -358,10 +356,13 @@ def test_int8_features_keep_the_order_of_99_of_100_random_lists(keep_ratio: floa
     exact = reranker.encode_pages([page.image for page in islice(read_pages(manual), 24)])
     int8 = [StoredFeatures.pack(page, "int8").unpack(torch.float32, torch.device("cpu")) for page in exact]
     chosen = random.Random(0)
-    lists = [(chosen.choice(questions), chosen.sample(range(24), 8)) for _ in range(100)]
-    same = [
-        reranker.rerank(question, [exact[i] for i in pages], keep_ratio).order
-        == reranker.rerank(question, [int8[i] for i in pages], keep_ratio).order
-        for question, pages in lists
-    ]
-    assert sum(same) >= least
+    same = 0
+    for _ in range(100):
+        question, pages = chosen.choice(questions), chosen.sample(range(24), 8)
+        ranking = reranker.rerank(question, [exact[i] for i in pages])
+        rounded = reranker.rerank(question, [int8[i] for i in pages])
+        moved = max(abs(a - b) for a, b in zip(ranking.logits, rounded.logits, strict=True))
+        spread = max(ranking.logits) - min(ranking.logits)
+        assert moved < 0.02 * spread
+        same += ranking.order == rounded.order
+    assert same >= 90
