@@ -4,7 +4,10 @@ Corpus, tokenizer, stage 0 (reading), one look at every page, the first stage, t
 part keeps what it finished in the working folder; run again, on this machine or another, it goes on from there.
 """
 
+import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,26 +19,48 @@ from transformers import PreTrainedTokenizerFast
 
 from llama_index_ziprerank.training.nano import corpus, export, labels, manuals, pairs, reading, seeing
 from llama_index_ziprerank.training.nano import retrieval as first_stage
-from llama_index_ziprerank.training.nano.synthetic import set_pages
+from llama_index_ziprerank.training.nano.synthetic import draw_pages
 from llama_index_ziprerank.training.nano.tokenizer import train_tokenizer
 
-PAGES_A_MANUAL = 150
 SYNTHETIC_PAGES = 700
 SEEN_PAGES = 2_000
 READING_SHARE, RETRIEVAL_SHARE = 0.7, 0.3
 """How the time for training is divided."""
 
+BATCH_ON_GPU = 16
+"""How many times as many patches a GPU reads in a step as a CPU does."""
 
-def build_nano(work: Path, output: Path, minutes: float) -> None:
-    """Make both checkpoints in `output`, spending `minutes` on training; `work` keeps all that is between."""
+
+@dataclass(frozen=True)
+class Plan:
+    """What is made, and on what."""
+
+    work: Path
+    """Folder of all that is between."""
+    minutes: float
+    """For training, both stages together."""
+    device: str
+    packages: Sequence[str] = tuple(manuals.TRAINING_MANUALS)
+    """Manuals to learn from, by their Debian packages."""
+    pages_a_manual: int = 150
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.packages) - set(manuals.TRAINING_MANUALS)):
+            raise ValueError(f"Manuals are among {', '.join(manuals.TRAINING_MANUALS)}; got {', '.join(unknown)}.")
+
+
+def build_nano(plan: Plan, output: Path) -> None:
+    """Make both checkpoints in `output`."""
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # sharp attention is full of them, and a CPU takes long over each
-    pages = build_corpus(work)
+    work = plan.work
+    pages = build_corpus(plan)
     tokenizer = _tokenizer(work, pages)
-    reader = _read(work, pages, tokenizer, READING_SHARE * minutes)
+    reader = _read(plan, pages, tokenizer)
     chosen = seeing.sample_pages(pages, SEEN_PAGES)
     norm = seeing.visual_norm(reader, tokenizer, chosen[:: max(1, len(chosen) // 40)])
-    seeing.see_pages(export.build_eyes(reader, tokenizer, norm), tokenizer, chosen, work / "seen")
+    eyes = export.build_eyes(reader, tokenizer, norm).to(plan.device)
+    seeing.see_pages(eyes, tokenizer, chosen, work / "seen")
     seen = seeing.load_seen(work / "corpus", work / "seen")
     maker = pairs.PairMaker(seen)
     processor = export.build_processor(tokenizer)
@@ -44,54 +69,71 @@ def build_nano(work: Path, output: Path, minutes: float) -> None:
     retriever = export.build_retriever(reader, tokenizer, norm, rarity)
     export.save_retriever(retriever, processor, output / "retriever")
     own = ColQwen3Processor.from_pretrained(output / "retriever")
-    first_stage.train_retrieval(
-        retriever, own, maker, first_stage.RetrievalConfig(RETRIEVAL_SHARE * minutes), work / "retrieval"
-    )
-    export.save_retriever(retriever, processor, output / "retriever")
+    config = first_stage.RetrievalConfig(RETRIEVAL_SHARE * plan.minutes)
+    first_stage.train_retrieval(retriever.to(plan.device), own, maker, config, work / "retrieval")
+    export.save_retriever(retriever.cpu(), processor, output / "retriever")
 
     principal = first_stage.principal_directions(retriever, own, maker)
     ranker = export.build_reranker(retriever, tokenizer, principal)
     export.save_reranker(ranker, processor, output / "reranker")
 
 
-def build_corpus(work: Path) -> list[Path]:
+def build_corpus(plan: Plan) -> list[Path]:
     """Fetch the training manuals and render their pages."""
-    pdfs = [manuals.fetch_file(package, name, work / "debian") for package, name in manuals.TRAINING_MANUALS.items()]
-    corpus.build_corpus(pdfs, work / "corpus", most_pages=PAGES_A_MANUAL)
-    return corpus.corpus_paths(work / "corpus")
+    names = {package: manuals.TRAINING_MANUALS[package] for package in plan.packages}
+    pdfs = [manuals.fetch_file(package, name, plan.work / "debian") for package, name in names.items()]
+    folder = plan.work / "corpus"
+    corpus.build_corpus(pdfs, folder, most_pages=plan.pages_a_manual, processes=_cores())
+    return corpus.corpus_paths(folder)
 
 
 def _tokenizer(work: Path, paths: list[Path]) -> PreTrainedTokenizerFast:
     folder = work / "tokenizer"
     if not folder.is_dir():
-        train_tokenizer(corpus.load_page(path).text for path in paths).save_pretrained(folder)
+        train_tokenizer(map(corpus.load_text, paths)).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def _read(work: Path, paths: list[Path], tokenizer: PreTrainedTokenizerFast, minutes: float) -> reading.Reader:
-    """Stage 0, or what it left when it is done."""
+def _read(plan: Plan, paths: list[Path], tokenizer: PreTrainedTokenizerFast) -> reading.Reader:
+    """Stage 0, or what it left when it is done; on the CPU."""
     reader = export.build_reader(tokenizer)
-    folder = work / "reading"
+    folder = plan.work / "reading"
     if (folder / "done").exists():
         load_model(reader, folder / "reader.safetensors")
         return reader
-    real = [corpus.load_page(path) for path in paths]
-    texts = [page.text for page in real if len(page.codes) > 500]
-    synthetic = set_pages(texts, manuals.fetch_fonts(work / "debian"), SYNTHETIC_PAGES)
-    labelled = [labels.label_page(page, tokenizer) for page in (*real, *synthetic)]
-    compiled = torch.cuda.is_available() or shutil.which("g++") is not None
-    reading.train_reading(reader, labelled, reading.ReadingConfig(minutes=minutes, compiled=compiled), folder)
+    texts = [text for text in map(corpus.load_text, paths) if len(text) > 500]
+    drawn = draw_pages(texts, manuals.fetch_fonts(plan.work / "debian"), SYNTHETIC_PAGES)
+    labelled = labels.label_pages(paths, drawn, tokenizer, _cores())
+    on_gpu = plan.device != "cpu"
+    config = reading.ReadingConfig(
+        minutes=READING_SHARE * plan.minutes,
+        compiled=not on_gpu and shutil.which("g++") is not None,
+        batch=BATCH_ON_GPU if on_gpu else 1,
+        workers=max(1, _cores() - 1) if on_gpu else 1,
+    )
+    reading.train_reading(reader, labelled, config, folder, plan.device)
     (folder / "done").touch()
-    return reader
+    return reader.cpu()
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def main(
     minutes: Annotated[float, typer.Option(envvar="NANO_MINUTES", help="Time for training, all stages.")] = 120.0,
     work: Annotated[Path, typer.Option(help="Folder of the corpus and all that is between.")] = Path(".cache/nano"),
     to: Annotated[Path, typer.Option(help="Folder of the two checkpoints.")] = Path(".cache/nano/output"),
+    device: Annotated[str, typer.Option(help="cuda or cpu  [default: cuda where there is one]")] = "",
+    packages: Annotated[
+        str, typer.Option("--manuals", help="Debian packages of manuals, between commas  [default: all]")
+    ] = "",
+    pages_a_manual: Annotated[int, typer.Option(min=1, help="Most pages of a manual.")] = 150,
 ) -> None:
     """Make nano: fetch manuals, learn to read, to find and to rank. Run again, it goes on where it stopped."""
-    build_nano(work, to, minutes)
+    chosen = [name.strip() for name in packages.split(",") if name.strip()] or list(manuals.TRAINING_MANUALS)
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    build_nano(Plan(work, minutes, where, chosen, pages_a_manual), to)
 
 
 if __name__ == "__main__":

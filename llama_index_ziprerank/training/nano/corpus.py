@@ -90,6 +90,12 @@ def load_page(path: Path) -> CorpusPage:
         return CorpusPage(path.parent.name, int(path.stem), stored["image"], stored["codes"], stored["boxes"])
 
 
+def load_text(path: Path) -> str:
+    """Read the text layer of one stored page, and not its image."""
+    with np.load(path) as stored:
+        return "".join(map(chr, stored["codes"]))
+
+
 def corpus_paths(folder: Path) -> list[Path]:
     """All stored pages, sorted by manual and number."""
     return sorted(path for path in folder.glob("*/*.npz") if path.stem.isdigit())

@@ -1,12 +1,18 @@
 """What stands where on a page, as labels for reading: characters under points, word pieces under merged tokens."""
 
+import multiprocessing
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words
+from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words, load_page
 from llama_index_ziprerank.training.nano.model import TOKEN_SIDE
+from llama_index_ziprerank.training.nano.synthetic import set_page
 
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;-_()[]{}<>=+*/\\'\"#$%&@!?|~^`"
 """Characters told apart when reading; case is folded. Class 0 is blank, the last class is any other character."""
@@ -50,6 +56,28 @@ def label_page(page: CorpusPage, tokenizer: PreTrainedTokenizerFast) -> Labelled
                     pieces.append(token)
                     spans.append((span[0, 0], span[-1, 2], (span[0, 1] + span[0, 3]) / 2))
     return LabelledPage(page.image, glyphs, np.array(pieces, np.int32), np.array(spans, np.float32).reshape(-1, 3))
+
+
+def label_pages(
+    stored: Sequence[Path],
+    drawn: Iterable[tuple[list[str], Path, int]],
+    tokenizer: PreTrainedTokenizerFast,
+    processes: int,
+) -> list[LabelledPage]:
+    """Label pages of the corpus, and set and label those that `synthetic.draw_pages` drew, in several processes."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        real = pool.imap(partial(_label_stored, tokenizer), stored, chunksize=16)
+        synthetic = pool.imap(partial(_label_drawn, tokenizer), drawn, chunksize=4)
+        return [*real, *synthetic]
+
+
+def _label_stored(tokenizer: PreTrainedTokenizerFast, path: Path) -> LabelledPage:
+    return label_page(load_page(path), tokenizer)
+
+
+def _label_drawn(tokenizer: PreTrainedTokenizerFast, drawn: tuple[list[str], Path, int]) -> LabelledPage:
+    words, font, seed = drawn
+    return label_page(set_page(words, font, random.Random(seed)), tokenizer)
 
 
 def crop(page: LabelledPage, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -57,6 +57,8 @@ class ReadingConfig:
     """Until this share of the time, crops of this height and width, this many patches a step: small, then pages."""
     degraded: float = 0.25
     """Share of the crops that look scanned."""
+    batch: int = 1
+    """How many times `crops` has of patches are read in a step: a GPU has room for more than a CPU."""
     workers: int = 1
     """Processes that cut crops."""
     compiled: bool = False
@@ -180,7 +182,9 @@ def train_reading(
     for until, height, width, patches in config.crops:
         if progress.seconds >= until * 60 * config.minutes:
             continue
-        crops = Crops(pages, height, width, max(1, patches * PATCH**2 // (height * width)), config.degraded)
+        crops = Crops(
+            pages, height, width, max(1, config.batch * patches * PATCH**2 // (height * width)), config.degraded
+        )
         loader = DataLoader(crops, batch_size=None, num_workers=config.workers)
         clock = time.monotonic()
         for batch in loader:

@@ -47,15 +47,16 @@ def encode_blocks(model: ColQwen3, processor: ColQwen3Processor, blocks: list[Bl
     counts = [len(block.features.merged) for block in blocks]
     texts = [processor.visual_prompt_prefix.replace(processor.image_token, processor.image_token * n) for n in counts]
     batch = processor.tokenizer(texts, return_tensors="pt", padding="longest")
+    batch = batch.to(model.device)
     kinds = (batch["input_ids"] == model.config.image_token_id).int()
     return model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         mm_token_type_ids=kinds,
-        image_grid_thw=torch.tensor([block.features.grid for block in blocks]),
+        image_grid_thw=torch.tensor([block.features.grid for block in blocks], device=model.device),
         mm_encoder_outputs={
             "image": BaseModelOutputWithDeepstackFeatures(
-                pooler_output=tuple(block.features.merged for block in blocks), deepstack_features=[]
+                pooler_output=tuple(block.features.merged.to(model.device) for block in blocks), deepstack_features=[]
             )
         },
     )
@@ -63,7 +64,7 @@ def encode_blocks(model: ColQwen3, processor: ColQwen3Processor, blocks: list[Bl
 
 def encode_queries(model: ColQwen3, processor: ColQwen3Processor, queries: list[str]) -> Tensor:
     """Multi-vectors of queries: list of B -> (B, T, dim), zero where padded."""
-    batch = processor.process_queries(queries)
+    batch = processor.process_queries(queries).to(model.device)
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
@@ -119,7 +120,7 @@ def _step(
     loss.backward()
     with torch.no_grad():
         scores = torch.einsum("qtd,pld->qptl", queries, documents).amax(3).sum(2)
-        right = (scores.argmax(1) == torch.arange(len(asked)) % len(pairs)).float().mean()
+        right = (scores.argmax(1).cpu() == torch.arange(len(asked)) % len(pairs)).float().mean()
     return loss.item(), right.item()
 
 
@@ -133,5 +134,5 @@ def principal_directions(
         pairs = maker.pairs(24, (8, 16), manuals=2)
         vectors += [encode_queries(model, processor, [query for query, _ in pairs]).flatten(0, 1)]
         vectors += [encode_blocks(model, processor, [block for _, block in pairs]).flatten(0, 1)]
-    seen = torch.cat(vectors)
+    seen = torch.cat(vectors).cpu()
     return torch.linalg.eigh(seen.T @ seen).eigenvectors.T.flip(0)

@@ -75,7 +75,7 @@ def _see(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     image = Image.fromarray(load_page(path).image).convert("RGB")
     [features] = page_features(model, [prepare_page(build_processor(tokenizer), image)])
     _, height, width = features.grid
-    return features.merged.view(height // 2, width // 2, -1)
+    return features.merged.cpu().view(height // 2, width // 2, -1)
 
 
 def piece_rarity(pages: Sequence[SeenPage], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:

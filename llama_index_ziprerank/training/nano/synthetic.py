@@ -1,6 +1,9 @@
 """Text set as page images in many fonts, with the place of every character known: breadth for reading (stage 0)."""
 
 import random
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ def set_page(words: list[str], font_path: Path, rng: random.Random, width: int =
     top, source = float(rng.randint(10, 80)), iter(words)
     while top < height - 40:
         font = ImageFont.truetype(str(font_path), rng.choice([11, 12, 12, 13, 13, 14, 15, 16, 18, 22, 30]))
+        length = cache(font.getlength)
         leading = font.size * rng.uniform(1.12, 1.6)
         for _ in range(rng.randint(1, 9)):  # a paragraph of one size
             left = float(margin + rng.choice([0, 0, 0, rng.randint(0, 60)]))
@@ -27,34 +31,38 @@ def set_page(words: list[str], font_path: Path, rng: random.Random, width: int =
                 word = next(source, None)
                 if word is None:
                     return CorpusPage(font_path.stem, 0, np.asarray(picture), np.array(codes, np.uint32), _array(boxes))
-                if left + font.getlength(word) > width - 8:
+                edges = left + _edges(word, length)
+                if edges[-1] > width - 8:
                     break
                 draw.text((left, top), word, fill=ink, font=font)
                 ascent, descent = font.getmetrics()
-                for count, character in enumerate(word):
-                    start, end = left + font.getlength(word[:count]), left + font.getlength(word[: count + 1])
+                for character, (start, end) in zip(word, pairwise(edges), strict=True):
                     codes.append(ord(character))
                     boxes.append((start, top, end, top + ascent + descent))
                 codes.append(ord(" "))
                 boxes.append((0.0, 0.0, 0.0, 0.0))
-                left += font.getlength(word + " ")
+                left = edges[-1] + length(" ")
             top += leading
         top += rng.uniform(0, 1.5) * leading
     return CorpusPage(font_path.stem, 0, np.asarray(picture), np.array(codes, np.uint32), _array(boxes))
+
+
+def _edges(word: str, length: Callable[[str], float]) -> np.ndarray:
+    """Where the characters of a word begin and end, from 0: those of each alone, stretched to the whole. (n + 1,)"""
+    edges = np.cumsum([0.0, *map(length, word)])
+    return edges * (length(word) / edges[-1]) if edges[-1] else edges
 
 
 def _array(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:
     return np.array(boxes, np.float32).reshape(-1, 4)
 
 
-def set_pages(texts: list[str], fonts: list[Path], count: int, seed: int = 0) -> list[CorpusPage]:
-    """Set `count` pages of words drawn from `texts`, in reading order or shuffled, each page in one of `fonts`."""
+def draw_pages(texts: list[str], fonts: list[Path], count: int, seed: int = 0) -> Iterator[tuple[list[str], Path, int]]:
+    """Draw what `count` pages are set from: words of `texts`, in reading order or shuffled, one of `fonts`, a seed."""
     rng = random.Random(seed)
-    pages = []
-    for _ in range(count):
+    for number in range(count):
         words = " ".join(rng.sample(texts, min(3, len(texts)))).split()
         words = [word[:30] for word in words if word.isascii()]
         if rng.random() < 0.4:
             rng.shuffle(words)
-        pages.append(set_page(words, rng.choice(fonts), rng))
-    return pages
+        yield words, rng.choice(fonts), seed + number

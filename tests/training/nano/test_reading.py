@@ -1,17 +1,19 @@
 """Stage 0: what the tower is taught, on pages small enough to check by hand."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import ImageFont
 from transformers import PreTrainedTokenizerFast
 
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS, identifier_token_ids
-from llama_index_ziprerank.training.nano import export, labels, reading, synthetic, tower
-from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words
+from llama_index_ziprerank.training.nano import build, export, labels, reading, synthetic, tower
+from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words, load_text
 from llama_index_ziprerank.training.nano.spelling import SpelledEmbedding, spelling_features
+
+FONT = Path(labels.__file__).parents[2] / "pages" / "fonts" / "DejaVuSans.ttf"
 
 
 def page_of(words: list[tuple[str, float, float]], height: int = 64, width: int = 128) -> CorpusPage:
@@ -105,23 +107,36 @@ def test_the_tokenizer_folds_case_but_keeps_the_identifiers(tokenizer: PreTraine
 
 
 def test_set_text_stands_where_its_boxes_say() -> None:
-    import random
-
-    font = Path(labels.__file__).parents[2] / "pages" / "fonts" / "DejaVuSans.ttf"
-    assert ImageFont.truetype(str(font), 12)
-    page = synthetic.set_page(["reading", "pages"] * 40, font, random.Random(3), 256, 256)
+    page = synthetic.set_page(["reading", "pages"] * 40, FONT, random.Random(3), 256, 256)
     for word, boxes in iterate_words(page):
         left, top, right, bottom = boxes[0, 0], boxes[0, 1], boxes[-1, 2], boxes[-1, 3]
         inside = page.image[int(top) : int(bottom) + 1, int(left) : int(right) + 1]
         assert inside.min() < page.image.max() - 60, word
 
 
-def test_reading_learns_saves_and_resumes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    import random
+def test_processes_label_what_one_would(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    stored = tmp_path / "manual" / "00007.npz"
+    stored.parent.mkdir()
+    page = page_of([("hash", 8, 4), ("table", 48, 4)])
+    np.savez(stored, image=page.image, codes=page.codes, boxes=page.boxes)
+    texts = ["the hash table of a page", "how do I draw a bar graph"]
+    drawn = list(synthetic.draw_pages(texts, [FONT], 2))
+    pages = labels.label_pages([stored], drawn, tokenizer, processes=1)
+    alone = [page, *(synthetic.set_page(words, font, random.Random(seed)) for words, font, seed in drawn)]
+    assert load_text(stored) == "hash table "
+    for got, wanted in zip(pages, (labels.label_page(one, tokenizer) for one in alone), strict=True):
+        assert np.array_equal(got.image, wanted.image) and np.array_equal(got.pieces, wanted.pieces)
+    assert not np.array_equal(pages[1].image, pages[2].image)
 
-    font = Path(labels.__file__).parents[2] / "pages" / "fonts" / "DejaVuSans.ttf"
+
+def test_a_manual_that_is_not_for_training_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got nettle-dev"):
+        build.Plan(tmp_path, 1.0, "cpu", ["pspp", "nettle-dev"])
+
+
+def test_reading_learns_saves_and_resumes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pages = [
-        labels.label_page(synthetic.set_page(["hash", "table"] * 60, font, random.Random(i), 256, 256), tokenizer)
+        labels.label_page(synthetic.set_page(["hash", "table"] * 60, FONT, random.Random(i), 256, 256), tokenizer)
         for i in range(4)
     ]
     config = reading.ReadingConfig(minutes=0.05, crops=((1.0, 64, 128, 128),), workers=0, words_from=0.0)
