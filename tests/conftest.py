@@ -1,5 +1,20 @@
-"""Shared by all tests: torchvision must import before transformers' processors and colpali-engine do."""
+"""Shared by all tests: torchvision imports before what needs it, and no event loop is left open."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
 
 from llama_index_ziprerank import compat
 
 compat.import_torchvision()
+
+
+@pytest.fixture(autouse=True)
+def _event_loop() -> Iterator[None]:
+    """LlamaIndex's synchronous calls make an event loop and leave it open, for a later test to stumble on; not ours."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
