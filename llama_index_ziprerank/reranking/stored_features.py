@@ -24,7 +24,7 @@ StoredType = Literal["float32", "bfloat16", "float16", "int8"]
 """``"int8"``: every `GROUP` numbers of a row have a scale of their own, their largest number divided by 127."""
 
 FORMAT = "ziprerank-features-1"
-"""Changes whenever older files can no longer be read as they are; those are then written again."""
+"""Changes when older files can no longer be read and their shapes do not show it; unread ones are written again."""
 
 GROUP = 32
 """Few enough that one large number of a row does not take the precision of all others (as ggml's Q8_0 has it)."""

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from llama_index_ziprerank.pages.images import encode_png
 from llama_index_ziprerank.pages.pdf import read_pages
-from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking import ListwiseReranker, Ranking
 from llama_index_ziprerank.reranking.feature_cache import FeatureCache, forget_image_files
 from llama_index_ziprerank.reranking.features import PageFeatures, kept_deepstack
 from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, checkpoint_key, page_digest
@@ -83,6 +85,16 @@ def test_a_large_number_takes_precision_from_its_own_group_of_int8_alone() -> No
     back = StoredRows.pack(row, "int8").read(torch.float32, torch.device("cpu"))
     assert (back - row)[0, :32].abs().max() < 0.01 / 126
     assert (back - row)[0, 32:].abs().max() > 0.001
+
+
+def test_a_file_with_one_scale_a_row_is_written_again(tmp_path: Path) -> None:
+    features = PageFeatures(torch.randn(6, 64), (torch.randn(6, 64), torch.randn(6, 64)), (1, 4, 6))
+    stored, shape = StoredFeatures.pack(features, "int8"), FeatureShape(64, 2, 2)
+    old = replace(stored, merged=replace(stored.merged, scales=torch.ones(6, 1)))
+    for name, one in (("new", stored), ("old", old)):
+        one.write(tmp_path / name, name, tmp_path)
+    assert StoredFeatures.map(tmp_path / "new", "new", shape, "int8") is not None
+    assert StoredFeatures.map(tmp_path / "old", "old", shape, "int8") is None
 
 
 def test_numbers_that_float16_cannot_hold_and_rows_of_zeros_stay_finite() -> None:
@@ -342,8 +354,8 @@ def test_processes_share_a_folder_and_one_killed_while_it_writes_leaves_no_bad_e
     assert not _files(unfinished)
 
 
-@pytest.mark.slow
-def test_int8_features_move_logits_little_and_keep_most_orders() -> None:
+def _ranked_exactly_and_from_int8(keep_ratio: float) -> Iterator[tuple[Ranking, Ranking]]:
+    """Rank 100 random lists of eight of the demo's first 24 pages."""
     manual = Path(__file__).parents[2] / "demo" / "gle-manual-chapters-4-9.pdf"
     questions = [
         "set the line width",
@@ -356,11 +368,22 @@ def test_int8_features_move_logits_little_and_keep_most_orders() -> None:
     exact = reranker.encode_pages([page.image for page in islice(read_pages(manual), 24)])
     int8 = [StoredFeatures.pack(page, "int8").unpack(torch.float32, torch.device("cpu")) for page in exact]
     chosen = random.Random(0)
-    same = 0
     for _ in range(100):
         question, pages = chosen.choice(questions), chosen.sample(range(24), 8)
-        ranking = reranker.rerank(question, [exact[i] for i in pages])
-        rounded = reranker.rerank(question, [int8[i] for i in pages])
+        exactly, rounded = ([features[i] for i in pages] for features in (exact, int8))
+        yield reranker.rerank(question, exactly, keep_ratio), reranker.rerank(question, rounded, keep_ratio)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="94 orders stay with nano: near ties swap, and tokens on the edge of pruning", strict=True)
+def test_int8_features_keep_the_order_of_99_of_100_random_lists() -> None:
+    assert sum(ranking.order == rounded.order for ranking, rounded in _ranked_exactly_and_from_int8(0.5)) >= 99
+
+
+@pytest.mark.slow
+def test_int8_features_move_logits_little_and_keep_most_orders() -> None:
+    same = 0
+    for ranking, rounded in _ranked_exactly_and_from_int8(1.0):
         moved = max(abs(a - b) for a, b in zip(ranking.logits, rounded.logits, strict=True))
         spread = max(ranking.logits) - min(ranking.logits)
         assert moved < 0.02 * spread

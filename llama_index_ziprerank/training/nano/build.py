@@ -102,7 +102,7 @@ def _read(plan: Plan, paths: list[Path], tokenizer: PreTrainedTokenizerFast) -> 
         load_model(reader, folder / "reader.safetensors")
         return reader
     texts = [text for text in map(corpus.load_text, paths) if len(text) > 500]
-    drawn = draw_pages(texts, manuals.fetch_fonts(plan.work / "debian"), SYNTHETIC_PAGES)
+    drawn = list(draw_pages(texts, manuals.fetch_fonts(plan.work / "debian"), SYNTHETIC_PAGES))
     labelled = labels.label_pages(paths, drawn, tokenizer, _cores())
     on_gpu = plan.device != "cpu"
     config = reading.ReadingConfig(
@@ -133,7 +133,11 @@ def main(
     """Make nano: fetch manuals, learn to read, to find and to rank. Run again, it goes on where it stopped."""
     chosen = [name.strip() for name in packages.split(",") if name.strip()] or list(manuals.TRAINING_MANUALS)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    build_nano(Plan(work, minutes, where, chosen, pages_a_manual), to)
+    try:
+        plan = Plan(work, minutes, where, chosen, pages_a_manual)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--manuals") from error
+    build_nano(plan, to)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import multiprocessing
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from rich.progress import track
 from transformers import PreTrainedTokenizerFast
 
 from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words, load_page
@@ -60,7 +62,7 @@ def label_page(page: CorpusPage, tokenizer: PreTrainedTokenizerFast) -> Labelled
 
 def label_pages(
     stored: Sequence[Path],
-    drawn: Iterable[tuple[list[str], Path, int]],
+    drawn: Sequence[tuple[list[str], Path, int]],
     tokenizer: PreTrainedTokenizerFast,
     processes: int,
 ) -> list[LabelledPage]:
@@ -68,7 +70,7 @@ def label_pages(
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         real = pool.imap(partial(_label_stored, tokenizer), stored, chunksize=16)
         synthetic = pool.imap(partial(_label_drawn, tokenizer), drawn, chunksize=4)
-        return [*real, *synthetic]
+        return list(track(chain(real, synthetic), "Labelling pages", len(stored) + len(drawn)))
 
 
 def _label_stored(tokenizer: PreTrainedTokenizerFast, path: Path) -> LabelledPage:

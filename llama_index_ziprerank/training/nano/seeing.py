@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from rich.progress import track
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
@@ -49,7 +50,7 @@ def see_pages(
 ) -> None:
     """Write the merged tokens of all pages into `folder`, a shard at a time; shards that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(paths), SHARD):
+    for start in track(range(0, len(paths), SHARD), "Looking at pages"):
         shard = folder / f"{start:06d}.safetensors"
         if not shard.exists():
             seen = {
