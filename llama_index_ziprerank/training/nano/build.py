@@ -22,7 +22,7 @@ from llama_index_ziprerank.training.nano import retrieval as first_stage
 from llama_index_ziprerank.training.nano.synthetic import draw_pages
 from llama_index_ziprerank.training.nano.tokenizer import train_tokenizer
 
-SYNTHETIC_PAGES = 700
+SYNTHETIC_PAGES = 1_900
 SEEN_PAGES = 2_000
 READING_SHARE, RETRIEVAL_SHARE = 0.7, 0.3
 """How the time for training is divided."""

@@ -1,6 +1,7 @@
 """Text set as page images in many fonts, with the place of every character known: breadth for reading (stage 0)."""
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
@@ -10,6 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from llama_index_ziprerank.training.nano.corpus import CorpusPage
+
+LONGEST_WORD = 30
+"""Characters; longer words are cut."""
+
+_SHUFFLED, _NAMES = 0.25, 0.35
+"""Shares of the pages whose words are shuffled, and joined to names."""
 
 
 def set_page(words: list[str], font_path: Path, rng: random.Random, width: int = 768, height: int = 1024) -> CorpusPage:
@@ -58,11 +65,32 @@ def _array(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:
 
 
 def draw_pages(texts: list[str], fonts: list[Path], count: int, seed: int = 0) -> Iterator[tuple[list[str], Path, int]]:
-    """Draw what `count` pages are set from: words of `texts`, in reading order or shuffled, one of `fonts`, a seed."""
+    """Draw what `count` pages are set from: words, one of `fonts`, a seed.
+
+    The words are those of `texts` in reading order, shuffled, or joined to names.
+    """
     rng = random.Random(seed)
     for number in range(count):
         words = " ".join(rng.sample(texts, min(3, len(texts)))).split()
-        words = [word[:30] for word in words if word.isascii()]
-        if rng.random() < 0.4:
+        words = [word[:LONGEST_WORD] for word in words if word.isascii()]
+        order = rng.random()
+        if order < _SHUFFLED + _NAMES:
             rng.shuffle(words)
-        yield words, rng.choice(fonts), seed + number
+        yield join_names(words, rng) if order < _NAMES else words, rng.choice(fonts), seed + number
+
+
+def join_names(words: list[str], rng: random.Random) -> list[str]:
+    """Join most words to names as programs have them: fileName, file_name, file.name, filename, FILE_NAME.
+
+    Names are made of several word pieces each. Running text has few of them, and indexes at the back are full of them.
+    """
+    rest, names = iter(words), []
+    for word in rest:
+        parts = [part for part in (re.sub(r"\W", "", word), re.sub(r"\W", "", next(rest, ""))) if part]
+        way = rng.choice(("plain", "", "_", "-", ".", "capitals"))
+        if way == "plain" or len(parts) < 2:
+            name = word
+        else:
+            name = "".join(map(str.capitalize, parts)) if way == "capitals" else way.join(parts)
+        names.append(name.upper() if rng.random() < 0.1 else name)
+    return [name[:LONGEST_WORD] for name in names]

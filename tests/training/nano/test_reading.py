@@ -114,6 +114,17 @@ def test_set_text_stands_where_its_boxes_say() -> None:
         assert inside.min() < page.image.max() - 60, word
 
 
+def test_names_are_joined_from_words_as_programs_do() -> None:
+    names = synthetic.join_names(["hash", "table,"] * 300, random.Random(0))
+    assert set(names) == {
+        name
+        for plain in ("hash", "hashtable", "hash_table", "hash-table", "hash.table", "HashTable")
+        for name in (plain, plain.upper())
+    }
+    assert synthetic.join_names(["odd"], random.Random(0)) == ["odd"]
+    assert max(map(len, synthetic.join_names(["x" * 30] * 40, random.Random(0)))) == synthetic.LONGEST_WORD
+
+
 def test_processes_label_what_one_would(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     stored = tmp_path / "manual" / "00007.npz"
     stored.parent.mkdir()
