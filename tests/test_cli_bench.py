@@ -41,6 +41,7 @@ def test_a_table_a_picture_and_figures_come_of_one_run(run: Run, tmp_path: Path)
     assert err.strip() == f"Picture: {tmp_path / 'to' / 'bench.png'}; figures: {tmp_path / 'to' / 'bench.json'}"
     assert len(saved["rows"]) == 3 + 8 and {point["pages"] for point in saved["points"]} == {1, 2, 3}
     assert saved["difference"] < 1e-3
+    assert sorted(file.name for file in (tmp_path / "to").iterdir()) == ["bench.json", "bench.png"]
     with Image.open(tmp_path / "to" / "bench.png") as picture:
         assert picture.width > 1000 and picture.convert("L").getextrema()[0] < 50
 

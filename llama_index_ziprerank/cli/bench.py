@@ -42,6 +42,9 @@ def bench(
     seconds: Annotated[
         float, typer.Option(metavar="N", min=0, help="A method that takes so long is timed fewer times.")
     ] = 30,
+    limit: Annotated[
+        float | None, typer.Option(metavar="N", min=0, help="Seconds after which nothing more is begun.")
+    ] = None,
     attempts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Times that a run is tried when other programs are at work.")
     ] = 1,
@@ -75,18 +78,26 @@ def bench(
         sizes=tuple(map(parse_size, _parts(sizes))),
         repeats=repeats,
         seconds=seconds,
+        limit=limit,
         attempts=attempts,
         seed=seed,
     )
     to.mkdir(parents=True, exist_ok=True)  # before minutes of work
-    report = run_bench(settings, track)
-    (to / "bench.json").write_text(json.dumps(report.as_json(), indent=1), encoding="utf-8")
+    for report in run_bench(settings, track):
+        _keep(to / "bench.json", json.dumps(report.as_json(), indent=1))
     draw(report, to / "bench.png")
     if as_json:
         print_json(report.as_json())
     else:
         print_report(report)
     err.print(f"Picture: {to / 'bench.png'}; figures: {to / 'bench.json'}", soft_wrap=True)
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a file so that whoever stops the program at any time leaves a whole one, this or the one before."""
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
 def _parts(text: str) -> list[str]:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from tiny_retriever import PARITY
 from torch import nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionAttention
 
-from llama_index_ziprerank.evaluation.efficiency.bench import measure
+from llama_index_ziprerank.evaluation.efficiency.bench import Outcome, bench, measure
 from llama_index_ziprerank.evaluation.efficiency.configurations import (
     SHAPES,
     as_transformers_has_it,
@@ -169,17 +169,64 @@ def test_other_programs_are_noticed() -> None:
     assert 0.3 / (os.cpu_count() or 1) < others.share <= 1.1
 
 
+def test_heads_that_share_a_key_count_as_many_as_they_are() -> None:
+    query, key = torch.randn(1, 6, 10, 8), torch.randn(1, 2, 10, 8)
+    attend = nn.functional.scaled_dot_product_attention
+    flops, _ = count_flops(lambda: attend(query, key, key, is_causal=True, enable_gqa=True))
+    assert flops == 6 * 2 * 10 * 10 * 8  # six heads, each as if it had a key of its own
+
+
 def test_a_method_out_of_memory_is_named_and_the_others_go_on(subject: Subject, short_of_memory: None) -> None:
-    outcome = measure([PAPER, WARM], subject, Settings(repeats=2), silently)
+    outcome = _measured([PAPER, WARM], subject, Settings(repeats=2))
     assert [row.method for row in outcome.rows] == [WARM]
     assert outcome.out_of_memory == ["the paper's way (3 pages of 160x200)"]
     assert outcome.differences == (None, None)
 
 
+def test_a_method_that_runs_out_of_memory_later_keeps_its_row(subject: Subject) -> None:
+    outcomes = measure([PAPER, WARM], subject, Settings(repeats=2), silently)
+    assert [row.rounds for row in next(outcomes).rows] == [1]
+
+    def run_out(module: Any, given: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    hook = subject.twin.lm_head.register_forward_pre_hook(run_out)
+    *_, last = outcomes
+    hook.remove()
+    assert [(row.method, row.rounds) for row in last.rows] == [(PAPER, 1), (WARM, 2)]
+    assert last.out_of_memory == ["the paper's way, timed again (3 pages of 160x200)"]
+
+
+def test_every_timed_run_is_reported_at_once_and_the_first_report_has_a_row() -> None:
+    settings = Settings(
+        str(PARITY), "cpu", pages=2, size=(96, 96), kinds=("paper", "ours"), keep_ratios=(1.0,), counts=(1,), repeats=2
+    )
+    known = [[*report.rows, *report.points] for report in bench(settings)]
+    assert [sum(row.rounds for row in rows) for rows in known] == list(range(1, 2 * (3 + 4) + 1))
+
+
+def test_a_method_that_takes_long_is_timed_fewer_times(subject: Subject) -> None:
+    [row] = _measured([WARM], subject, Settings(repeats=3, seconds=0)).rows
+    assert row.rounds == 1
+
+
+def test_the_table_comes_first_then_the_points_with_the_least_pixels() -> None:
+    lists = Settings(pages=20, size=(100, 100), counts=(5, 100, 1), sizes=((50, 50), (40, 200)), batches=(1, 8)).lists
+    assert [(pages, size) for _, pages, size in lists] == [
+        (20, (100, 100)), (1, (100, 100)), (5, (100, 100)), (20, (50, 50)), (20, (40, 200)), (100, (100, 100)),
+    ]  # fmt: skip
+    assert [method.batch for method in lists[0][0]] == [1] * (3 + 6) + [8] * 6
+
+
+def test_past_the_limit_nothing_more_begins() -> None:
+    *_, report = bench(Settings(str(PARITY), "cpu", pages=2, size=(96, 96), counts=(1,), repeats=5, limit=0))
+    assert [(row.method, row.rounds) for row in report.rows] == [(PAPER, 1)] and not report.points
+
+
 def test_the_report_compares_rows_on_the_same_pages_only(subject: Subject) -> None:
     settings = Settings(pages=3, size=(160, 200), repeats=2, batches=(1,))
-    table = measure([PAPER, WARM], subject, settings, silently)
-    lone = measure([WARM], Subject(subject.reranker, subject.twin, *_two_of(subject)), settings, silently)
+    table = _measured([PAPER, WARM], subject, settings)
+    lone = _measured([WARM], Subject(subject.reranker, subject.twin, *_two_of(subject)), settings)
     where = Environment("cpu", 1, "float32", "2", "5", 1, 4, matmul_peak=1e12, memory="resident")
     report = Report(settings, where, table.rows, lone.rows, *table.differences, [])
     paper, ours = report.rows
@@ -231,6 +278,11 @@ def test_sizes_are_read_as_width_and_height() -> None:
 def test_random_weights_need_a_precision_that_is_one() -> None:
     with pytest.raises(ValueError, match="dtype is one of 'bfloat16', 'float16', 'float32'.*got 'int4'"):
         load_reranker("15m", dtype="int4")
+
+
+def _measured(methods: Sequence[Method], subject: Subject, settings: Settings) -> Outcome:
+    *_, last = measure(methods, subject, settings, silently)
+    return last
 
 
 def _two_of(subject: Subject) -> tuple[list[Image.Image], list[Any], list[str]]:

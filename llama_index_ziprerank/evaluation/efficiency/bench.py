@@ -1,12 +1,15 @@
 """One run of the benchmark: every method on the same pages and weights, in rounds, so that all meet the same machine.
 
-First each method runs once to warm up, with its arithmetic counted; then rounds of one run each are timed. Medians
-count. A method that takes long is timed in fewer rounds.
+Each method runs once to warm up, with its arithmetic counted; then rounds of one run each are timed, the first of them
+right behind the warming up. Medians count. A method that takes long is timed in fewer rounds. What has been measured is
+handed out after every run, so a benchmark that is stopped early has shown something.
 """
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from statistics import median
 from time import perf_counter, sleep
 
@@ -27,7 +30,7 @@ from llama_index_ziprerank.evaluation.efficiency.measuring import (
 )
 from llama_index_ziprerank.evaluation.efficiency.methods import Method, run
 from llama_index_ziprerank.evaluation.efficiency.report import Environment, Report, Row
-from llama_index_ziprerank.evaluation.efficiency.settings import Settings, Size
+from llama_index_ziprerank.evaluation.efficiency.settings import Settings
 from llama_index_ziprerank.evaluation.efficiency.subjects import Subject, page_images, questions
 from llama_index_ziprerank.evaluation.tracking import Track, silently
 from llama_index_ziprerank.reranking import ListwiseReranker, RerankMemoryError
@@ -48,11 +51,15 @@ class _Case:
     flops: int
     logits: torch.Tensor | None
     """Of the first question, (N,)."""
-    rounds: int
     times: list[dict[str, float]] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
     tokens: int = 0
     rise: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """What the first timed run took."""
+        return sum(self.times[0].values()) / 1000
 
     def run(self, subject: Subject, attempts: int) -> None:
         """Run once more; a run that other programs disturbed is thrown away and made again, a few times."""
@@ -99,33 +106,39 @@ class Outcome:
     """The best that was seen between the rounds, so that a disturbance does not pass for the machine's speed."""
 
 
-def bench(settings: Settings, track: Track = silently) -> Report:
-    """Run the benchmark.
+def bench(settings: Settings, track: Track = silently) -> Iterator[Report]:
+    """Run the benchmark: yields what is known after every run that was timed; the last report is the whole one.
 
     Raises:
         ValueError: for a dtype that is none, and what loading a checkpoint raises.
         RerankMemoryError: when no method of the table has enough memory.
     """
+    deadline = inf if settings.limit is None else perf_counter() + settings.limit
     reranker = load_reranker(settings.model, settings.device, settings.dtype, seed=settings.seed)
     settings = settings.on(reranker.model.device.type)
     twin = as_transformers_has_it(reranker.model)
-
-    def measured(methods: Sequence[Method], pages: int, size: Size) -> Outcome:
+    finished: list[Outcome] = []
+    for methods, pages, size in settings.lists:
+        if finished and perf_counter() > deadline:
+            break
         subject = _subject(reranker, twin, methods, page_images(pages, size, settings.seed))
-        return measure(methods, subject, settings, track)
+        for outcome in measure(methods, subject, settings, track, deadline):
+            yield _report(settings, reranker.model, [*finished, outcome])
+        finished.append(outcome)
 
-    table = measured(settings.methods, settings.pages, settings.size)
+
+def _report(settings: Settings, model: Qwen3VLForConditionalGeneration, outcomes: Sequence[Outcome]) -> Report:
+    table, *curves = outcomes
     if not table.rows:
-        raise RerankMemoryError(f"Out of memory with every method on {reranker.model.device}. Measure fewer pages.")
-    curves = [measured(settings.curves, *point) for point in settings.points]
+        raise RerankMemoryError(f"Out of memory with every method on {model.device}. Measure fewer pages.")
     return Report(
         settings,
-        _environment(reranker.model, max(outcome.matmul_peak for outcome in (table, *curves))),
+        _environment(model, max(outcome.matmul_peak for outcome in outcomes)),
         rows=table.rows,
         points=[row for outcome in curves for row in outcome.rows],
         difference=table.differences[0],
         spread=table.differences[1],
-        out_of_memory=[label for outcome in (table, *curves) for label in outcome.out_of_memory],
+        out_of_memory=[label for outcome in outcomes for label in outcome.out_of_memory],
     )
 
 
@@ -139,34 +152,69 @@ def _subject(
     return Subject(reranker, twin, images, features, questions(max(method.batch for method in methods)))
 
 
-def measure(methods: Sequence[Method], subject: Subject, settings: Settings, track: Track) -> Outcome:
-    """Measure methods on one list of pages; those that are out of memory are noted, and the others go on."""
+def measure(
+    methods: Sequence[Method], subject: Subject, settings: Settings, track: Track, deadline: float = inf
+) -> Iterator[Outcome]:
+    """Measure methods on one list of pages: yields what is known after every run that was timed, at least once.
+
+    Methods that are out of memory are noted, and the others go on. Once `perf_counter` is past ``deadline`` nothing
+    begins, except that one method is measured in any case.
+    """
+    model = subject.reranker.model
     cases: list[_Case] = []
     out_of_memory: list[str] = []
-    for method in track(methods, f"Warming up, {subject.name}", len(methods)):
-        try:
-            cases.append(_warmed_up(method, subject, settings))
-        except (RuntimeError, MemoryError) as error:
-            if not (isinstance(error, RerankMemoryError) or is_out_of_memory(error)):
-                raise
-            out_of_memory.append(f"{method.label} ({subject.name})")
-    rounds = [case for number in range(settings.repeats) for case in cases if number < case.rounds]
-    model = subject.reranker.model
     peak = matmul_peak(model.device, model.dtype)
-    for case in track(rounds, f"Measuring, {subject.name}", len(rounds)):
-        case.run(subject, settings.attempts)
+
+    def so_far() -> Outcome:
+        differences = _differences(cases, len(subject.images))
+        return Outcome([case.row(subject) for case in cases], differences, list(out_of_memory), peak)
+
+    for method in track(methods, f"Warming up, {subject.name}", len(methods)):
+        if cases and perf_counter() > deadline:
+            break
+        with _noting(out_of_memory, f"{method.label} ({subject.name})"):
+            case = _warmed_up(method, subject, cases)
+            case.run(subject, settings.attempts)
+            cases.append(case)
         peak = max(peak, matmul_peak(model.device, model.dtype))
-    differences = _differences(cases, len(subject.images))
-    return Outcome([case.row(subject) for case in cases], differences, out_of_memory, peak)
+        if cases:
+            yield so_far()
+    rounds = [
+        case for number in range(2, settings.repeats + 1) for case in cases if number * case.seconds <= settings.seconds
+    ]
+    for case in track(rounds, f"Measuring, {subject.name}", len(rounds)):
+        if perf_counter() > deadline:
+            break
+        with _noting(out_of_memory, f"{case.method.label}, timed again ({subject.name})"):
+            case.run(subject, settings.attempts)
+        peak = max(peak, matmul_peak(model.device, model.dtype))
+        yield so_far()
+    if not cases:
+        yield so_far()
 
 
-def _warmed_up(method: Method, subject: Subject, settings: Settings) -> _Case:
-    """Run a method once. Of a batch one question is run: the counter listens to one thread, and all cost the same."""
-    started = perf_counter()
-    flops, answers = count_flops(lambda: run(replace(method, batch=1), subject))
-    seconds = method.batch * (perf_counter() - started)
-    rounds = max(1, min(settings.repeats, int(settings.seconds / seconds)))
-    return _Case(method, flops, answers[0] if answers else None, rounds)
+@contextmanager
+def _noting(out_of_memory: list[str], label: str) -> Iterator[None]:
+    """Note what the device has too little memory for, instead of failing."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, RerankMemoryError) or is_out_of_memory(error)):
+            raise
+        out_of_memory.append(label)
+
+
+def _warmed_up(method: Method, subject: Subject, cases: Sequence[_Case]) -> _Case:
+    """Run a method once, unless one of ``cases`` did so for another batch.
+
+    Of a batch one question is run: the counter listens to one thread, and all questions cost the same.
+    """
+    alone = replace(method, batch=1)
+    for case in cases:
+        if replace(case.method, batch=1) == alone:
+            return _Case(method, case.flops, case.logits)
+    flops, answers = count_flops(lambda: run(alone, subject))
+    return _Case(method, flops, answers[0] if answers else None)
 
 
 def _differences(cases: Sequence[_Case], pages: int) -> tuple[float | None, float | None]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLForConditionalGeneration
 
 STAGES = ("prepare", "vision", "prune", "llm")
@@ -190,9 +190,11 @@ def _attention_formula(causal_place: int) -> Callable[..., int]:
 
 
 def _attention_flops(causal_place: int, *given: Any, out_val: Any = None, **named: Any) -> int:
+    """Count two products for each of the query's heads; torch before 2.13 cannot where several share a key's."""
     query, key, value = given[:3]
     causal = named.get("is_causal", len(given) > causal_place and given[causal_place])
-    return sdpa_flop_count(query.shape, key.shape, value.shape) // (2 if causal else 1)
+    products = 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    return products // (2 if causal else 1)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:

@@ -1,6 +1,7 @@
 """What a run of the benchmark is asked for, checked before anything is loaded."""
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import get_args
 
 from llama_index_ziprerank.evaluation.efficiency.methods import Kind, Method
@@ -34,6 +35,8 @@ class Settings:
     """Timed runs of a method, at most; their median counts."""
     seconds: float = 30
     """A method that takes so long is timed fewer times, at least once."""
+    limit: float | None = None
+    """Seconds after which nothing more is begun; what has been measured by then counts."""
     attempts: int = 1
     """Times that a run is tried when other programs are at work; the last one counts in any case."""
     seed: int = 0
@@ -65,8 +68,8 @@ class Settings:
         rivals = [Method(kind) for kind in get_args(Kind) if kind in self.kinds and kind != "ours"]
         ours = [
             Method("ours", warm, keep_ratio, batch)
-            for warm in (False, True)
             for batch in self.batches
+            for warm in (False, True)
             for keep_ratio in self.keep_ratios
         ]
         return [*rivals, *(ours if "ours" in self.kinds else [])]
@@ -78,9 +81,14 @@ class Settings:
         return [method for method in drawn if method.kind in self.kinds]
 
     @property
-    def points(self) -> list[tuple[int, Size]]:
-        """Numbers of pages and their size, for `curves`."""
-        return [*((count, self.size) for count in self.counts), *((self.pages, size) for size in self.sizes)]
+    def lists(self) -> list[tuple[list[Method], int, Size]]:
+        """What is measured one after another: methods, on so many pages of that size.
+
+        The table comes first, then the curves' points, least pixels first: the last are what a `limit` may cost.
+        """
+        points = [*((count, self.size) for count in self.counts), *((self.pages, size) for size in self.sizes)]
+        points.sort(key=lambda point: point[0] * prod(point[1]))
+        return [(self.methods, self.pages, self.size), *((self.curves, *point) for point in points)]
 
 
 def parse_size(text: str) -> Size:
