@@ -27,8 +27,11 @@ SEEN_PAGES = 2_000
 READING_SHARE, RETRIEVAL_SHARE = 0.7, 0.3
 """How the time for training is divided."""
 
-BATCH_ON_GPU = 16
+BATCH_ON_GPU = 64
 """How many times as many patches a GPU reads in a step as a CPU does."""
+
+CROPS_GOING_ON = ((0.75, 256, 384, 1536), (1.0, 512, 768, 3072))
+"""Eyes that can read need no small crops first."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Plan:
     packages: Sequence[str] = tuple(manuals.TRAINING_MANUALS)
     """Manuals to learn from, by their Debian packages."""
     pages_a_manual: int = 150
+    set_pages: int = SYNTHETIC_PAGES
+    """Pages of text set in many fonts."""
+    start: Path | None = None
+    """A nano reranker whose eyes and words reading goes on from."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.packages) - set(manuals.TRAINING_MANUALS)):
@@ -53,9 +60,11 @@ def build_nano(plan: Plan, output: Path) -> None:
     """Make both checkpoints in `output`."""
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # sharp attention is full of them, and a CPU takes long over each
+    if plan.device != "cpu":
+        torch.set_float32_matmul_precision("high")
     work = plan.work
     pages = build_corpus(plan)
-    tokenizer = _tokenizer(work, pages)
+    tokenizer = _tokenizer(plan, pages)
     reader = _read(plan, pages, tokenizer)
     chosen = seeing.sample_pages(pages, SEEN_PAGES)
     norm = seeing.visual_norm(reader, tokenizer, chosen[:: max(1, len(chosen) // 40)])
@@ -87,8 +96,8 @@ def build_corpus(plan: Plan) -> list[Path]:
     return corpus.corpus_paths(folder)
 
 
-def _tokenizer(work: Path, paths: list[Path]) -> PreTrainedTokenizerFast:
-    folder = work / "tokenizer"
+def _tokenizer(plan: Plan, paths: list[Path]) -> PreTrainedTokenizerFast:
+    folder = plan.start or plan.work / "tokenizer"
     if not folder.is_dir():
         train_tokenizer(map(corpus.load_text, paths)).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
@@ -96,20 +105,22 @@ def _tokenizer(work: Path, paths: list[Path]) -> PreTrainedTokenizerFast:
 
 def _read(plan: Plan, paths: list[Path], tokenizer: PreTrainedTokenizerFast) -> reading.Reader:
     """Stage 0, or what it left when it is done; on the CPU."""
-    reader = export.build_reader(tokenizer)
+    reader = export.reader_from_checkpoint(plan.start, tokenizer) if plan.start else export.build_reader(tokenizer)
     folder = plan.work / "reading"
     if (folder / "done").exists():
         load_model(reader, folder / "reader.safetensors")
         return reader
     texts = [text for text in map(corpus.load_text, paths) if len(text) > 500]
-    drawn = list(draw_pages(texts, manuals.fetch_fonts(plan.work / "debian"), SYNTHETIC_PAGES))
+    drawn = list(draw_pages(texts, manuals.fetch_fonts(plan.work / "debian"), plan.set_pages))
     labelled = labels.label_pages(paths, drawn, tokenizer, _cores())
     on_gpu = plan.device != "cpu"
     config = reading.ReadingConfig(
         minutes=READING_SHARE * plan.minutes,
         compiled=not on_gpu and shutil.which("g++") is not None,
         batch=BATCH_ON_GPU if on_gpu else 1,
-        workers=max(1, _cores() - 1) if on_gpu else 1,
+        negatives=None if on_gpu else reading.ReadingConfig.negatives,
+        crops=CROPS_GOING_ON if plan.start else reading.ReadingConfig.crops,
+        words_from=0.0 if plan.start else reading.ReadingConfig.words_from,
     )
     reading.train_reading(reader, labelled, config, folder, plan.device)
     (folder / "done").touch()
@@ -129,12 +140,14 @@ def main(
         str, typer.Option("--manuals", help="Debian packages of manuals, between commas  [default: all]")
     ] = "",
     pages_a_manual: Annotated[int, typer.Option(min=1, help="Most pages of a manual.")] = 150,
+    set_pages: Annotated[int, typer.Option(min=1, help="Pages of text set in many fonts.")] = SYNTHETIC_PAGES,
+    start: Annotated[Path | None, typer.Option(help="A nano reranker whose eyes reading goes on from.")] = None,
 ) -> None:
     """Make nano: fetch manuals, learn to read, to find and to rank. Run again, it goes on where it stopped."""
     chosen = [name.strip() for name in packages.split(",") if name.strip()] or list(manuals.TRAINING_MANUALS)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        plan = Plan(work, minutes, where, chosen, pages_a_manual)
+        plan = Plan(work, minutes, where, chosen, pages_a_manual, set_pages, start)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--manuals") from error
     build_nano(plan, to)

@@ -13,7 +13,6 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerFast
 
 from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words, load_page
-from llama_index_ziprerank.training.nano.model import TOKEN_SIDE
 from llama_index_ziprerank.training.nano.synthetic import set_page
 
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;-_()[]{}<>=+*/\\'\"#$%&@!?|~^`"
@@ -24,8 +23,6 @@ POINT_STEP = 4
 """Pixels between the points along a line at which the character is asked for."""
 
 _GLYPH_CLASS = {character: index + 1 for index, character in enumerate(GLYPHS)}
-MOST_PIECES = 6
-"""Word pieces that one merged token can own."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +77,3 @@ def _label_stored(tokenizer: PreTrainedTokenizerFast, path: Path) -> LabelledPag
 def _label_drawn(tokenizer: PreTrainedTokenizerFast, drawn: tuple[list[str], Path, int]) -> LabelledPage:
     words, font, seed = drawn
     return label_page(set_page(words, font, random.Random(seed)), tokenizer)
-
-
-def crop(page: LabelledPage, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut a crop (top and left multiples of 4; white beyond the page).
-
-    Returns gray (height, width) uint8, glyphs (height / 4, width / 4) uint8 and owned pieces
-    (height / 32 * width / 32, MOST_PIECES) int32 in row-major token order, -1 where there is none.
-    """
-    gray = np.full((height, width), 255, np.uint8)
-    part = page.image[top : top + height, left : left + width]
-    gray[: part.shape[0], : part.shape[1]] = part
-    glyphs = np.zeros((height // POINT_STEP, width // POINT_STEP), np.uint8)
-    labels = page.glyphs[top // POINT_STEP : (top + height) // POINT_STEP, left // POINT_STEP :][
-        :, : width // POINT_STEP
-    ]
-    glyphs[: labels.shape[0], : labels.shape[1]] = labels
-    return gray, glyphs, _owned_pieces(page, top, left, height // TOKEN_SIDE, width // TOKEN_SIDE)
-
-
-def _owned_pieces(page: LabelledPage, top: int, left: int, rows: int, columns: int) -> np.ndarray:
-    """A merged token owns the pieces whose middle it holds, and those that span most of its width."""
-    owned = np.full((rows * columns, MOST_PIECES), -1, np.int32)
-    filled = np.zeros(rows * columns, np.int32)
-    start, end = (page.spans[:, 0] - left) / TOKEN_SIDE, (page.spans[:, 1] - left) / TOKEN_SIDE
-    row = np.floor((page.spans[:, 2] - top) / TOKEN_SIDE).astype(int)
-    inside = np.flatnonzero((row >= 0) & (row < rows) & (end > 0) & (start < columns))
-    for index in inside:
-        middle = int(np.floor((start[index] + end[index]) / 2))
-        for column in range(max(0, int(start[index])), min(columns - 1, int(end[index])) + 1):
-            covered = min(end[index], column + 1) - max(start[index], column)
-            token = row[index] * columns + column
-            if (column == middle or covered > 0.65) and filled[token] < MOST_PIECES:
-                owned[token, filled[token]] = page.pieces[index]
-                filled[token] += 1
-    return owned

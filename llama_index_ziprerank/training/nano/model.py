@@ -12,7 +12,7 @@ ROTARY_BASE = 1e12
 """So large that two thirds of a head's dimensions hardly turn over twenty pages and can compare content."""
 
 TOWER_WIDTH = 192
-TOWER_DEPTH = 4
+TOWER_DEPTH = 6
 PATCH = 16
 MERGE = 2
 TOKEN_SIDE = PATCH * MERGE

@@ -7,23 +7,21 @@ and the words it shows point the same way, which is what query-image early inter
 """
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
-from llama_index_ziprerank.training.nano.labels import GLYPH_CLASSES, LabelledPage, crop
+from llama_index_ziprerank.training.nano.crops import Crops, PagePool
+from llama_index_ziprerank.training.nano.labels import GLYPH_CLASSES, LabelledPage
 from llama_index_ziprerank.training.nano.layout import MARKS
 from llama_index_ziprerank.training.nano.model import PATCH, WIDTH
 from llama_index_ziprerank.training.nano.spelling import SpelledEmbedding
@@ -46,8 +44,8 @@ class ReadingConfig:
     """Weight of the character loss; the word-piece loss has weight 1."""
     words_from: float = 0.45
     """Share of the characters that must be read (moving average) before the word-piece loss joins."""
-    negatives: int = 1024
-    """Random word pieces that the batch's own pieces are told from."""
+    negatives: int | None = 1024
+    """Random word pieces that the batch's own pieces are told from; None: the whole vocabulary."""
     crops: tuple[tuple[float, int, int, int], ...] = (
         (0.35, 64, 128, 512),
         (0.7, 128, 256, 1024),
@@ -59,8 +57,6 @@ class ReadingConfig:
     """Share of the crops that look scanned."""
     batch: int = 1
     """How many times `crops` has of patches are read in a step: a GPU has room for more than a CPU."""
-    workers: int = 1
-    """Processes that cut crops."""
     compiled: bool = False
     """Compile the tower for each size of crops: twice the speed on a CPU, and needs a C++ compiler there."""
     save_every: int = 200
@@ -98,22 +94,20 @@ def glyph_targets(glyphs: Tensor) -> Tensor:
     return torch.cat([cells[..., 4:8], cells[..., 12:16]], -1).long()
 
 
-def piece_loss(logits: Tensor, owned: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each owned piece against all pieces that the token does not own.
+def piece_loss(logits: Tensor, tokens: Tensor, pieces: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each owned piece against all pieces that its token does not own.
 
-    M tokens, V pieces, K slots: logits (M, V), owned (M, K) with -1 for none, weights (V,) -> loss and top-1 accuracy.
-    A token that covers parts of two lines may be near several words at once: they do not compete with each other.
+    M tokens, V pieces, O pieces owned: logits (M, V), `tokens` (O,) rows and `pieces` (O,) columns of what is owned,
+    weights (V,) -> loss and top-1 accuracy. A token that covers parts of two lines may be near several words at once:
+    they do not compete with each other.
     """
-    present = owned >= 0
-    index = owned.clamp(min=0)
-    positives = logits.gather(1, index)  # (M, K)
     mine = torch.zeros_like(logits, dtype=torch.bool)
-    rows = torch.arange(len(owned), device=owned.device)[:, None].expand_as(owned)
-    mine[rows[present], owned[present]] = True
+    mine[tokens, pieces] = True
     others = logits.masked_fill(mine, -torch.inf)
-    losses = torch.logaddexp(positives, others.logsumexp(1, keepdim=True)) - positives
-    weight = weights[index] * present
-    accuracy = ((positives > others.amax(1, keepdim=True)) * weight).sum() / weight.sum()
+    right = logits[tokens, pieces]
+    losses = F.softplus(others.logsumexp(1)[tokens] - right)
+    weight = weights[pieces]
+    accuracy = ((right > others.amax(1)[tokens]) * weight).sum() / weight.sum()
     return (losses * weight).sum() / weight.sum(), accuracy
 
 
@@ -122,39 +116,6 @@ def piece_weights(pages: list[LabelledPage], vocabulary_size: int) -> Tensor:
     counts = np.bincount(np.concatenate([page.pieces for page in pages]), minlength=vocabulary_size)
     frequency = torch.from_numpy(counts / counts.sum()).clamp(min=1e-9)
     return (2e-4 / frequency).sqrt().clamp(0.1, 1.0).float()
-
-
-def degrade(gray: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Make a crop look scanned: turned by up to 1.2 degrees, blurred, paler, noisy. Labels still fit within pixels."""
-    picture = Image.fromarray(gray).rotate(rng.uniform(-1.2, 1.2), Image.Resampling.BILINEAR, fillcolor=255)
-    if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8)))
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 14), gray.shape)
-    paper, ink = rng.uniform(225, 255), rng.uniform(0, 70)
-    return (ink + np.asarray(picture) / 255 * (paper - ink) + noise).clip(0, 255).astype(np.uint8)
-
-
-class Crops(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Endless batches of `count` crops, each around a random piece of a random page: gray, glyphs, owned pieces."""
-
-    def __init__(self, pages: list[LabelledPage], height: int, width: int, count: int, degraded: float = 0.0) -> None:
-        self.pages = [page for page in pages if len(page.pieces)]
-        self.height, self.width, self.count, self.degraded = height, width, count, degraded
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        rng = random.Random(torch.initial_seed())  # another one in each worker
-        while True:
-            crops = [self._crop(rng) for _ in range(self.count)]
-            gray, glyphs, owned = (torch.from_numpy(np.stack(part)) for part in zip(*crops, strict=True))
-            yield gray, glyphs, owned
-
-    def _crop(self, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        page = rng.choice(self.pages)
-        left, _, middle = page.spans[rng.randrange(len(page.spans))]
-        top = max(0, min(int(middle) - rng.randint(0, self.height), page.image.shape[0] - self.height)) // 4 * 4
-        left = max(0, min(int(left) - rng.randint(0, self.width), page.image.shape[1] - self.width)) // 4 * 4
-        gray, glyphs, owned = crop(page, top, left, self.height, self.width)
-        return degrade(gray, rng) if rng.random() < self.degraded else gray, glyphs, owned
 
 
 @dataclass
@@ -178,21 +139,20 @@ def train_reading(
     )
     progress = _resume(reader, optimizer, folder)
     weights = piece_weights(pages, len(reader.embeddings)).to(device)
+    pool = PagePool(pages, device)
     read = torch.compile(reader, dynamic=False) if config.compiled else reader
     for until, height, width, patches in config.crops:
         if progress.seconds >= until * 60 * config.minutes:
             continue
-        crops = Crops(
-            pages, height, width, max(1, config.batch * patches * PATCH**2 // (height * width)), config.degraded
-        )
-        loader = DataLoader(crops, batch_size=None, num_workers=config.workers)
+        count = max(1, config.batch * patches * PATCH**2 // (height * width))
         clock = time.monotonic()
-        for batch in loader:
+        while True:
             share = progress.seconds / (60 * config.minutes)
             rate = config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (progress.step + 1) / config.warmup_steps)
-            said = _step(reader, read, optimizer, batch, weights, config, progress, device)
+            crops = pool.draw(count, height, width, config.degraded)
+            said = _step(reader, read, optimizer, crops, weights, config, progress)
             progress.step += 1
             progress.seconds += time.monotonic() - clock
             clock = time.monotonic()
@@ -210,23 +170,21 @@ def _step(
     reader: Reader,
     read: Callable[[Tensor], tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor, Tensor],
+    crops: Crops,
     weights: Tensor,
     config: ReadingConfig,
     progress: _Progress,
-    device: str,
 ) -> str:
     """One update, matrix products in bfloat16; returns what the log says about it."""
-    gray, glyphs, owned = (part.to(device) for part in batch)
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
-        glyph_logits, merged = (part.float() for part in read(normalise(gray)))
-    targets = glyph_targets(glyphs)
+    with torch.autocast(crops.gray.device.type, torch.bfloat16):
+        glyph_logits, merged = (part.float() for part in read(normalise(crops.gray)))
+    targets = glyph_targets(crops.glyphs)
     loss = glyph_loss = _glyph_loss(glyph_logits, targets)
     right = (glyph_logits.argmax(-1) == targets)[targets > 0].float().mean().item()
     progress.read += 0.02 * (right - progress.read)
     said = f"characters {glyph_loss.item():.3f} {progress.read:.3f}"
     if progress.read >= config.words_from:
-        words_loss, accuracy = _words_loss(reader, merged.flatten(0, 1), owned.flatten(0, 1), weights, config)
+        words_loss, accuracy = _words_loss(reader, merged.flatten(0, 1), crops, weights, config.negatives)
         loss = words_loss + config.glyph_weight * glyph_loss
         said += f" words {words_loss.item():.3f} top1 {accuracy.item():.3f}"
     optimizer.zero_grad(set_to_none=True)
@@ -237,17 +195,17 @@ def _step(
 
 
 def _words_loss(
-    reader: Reader, merged: Tensor, owned: Tensor, weights: Tensor, config: ReadingConfig
+    reader: Reader, merged: Tensor, crops: Crops, weights: Tensor, negatives: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Word-piece loss of the tokens that own a piece, against the batch's pieces and some random ones."""
-    owners = (owned >= 0).any(1)
-    owned, merged = owned[owners], merged[owners]
-    random_pieces = torch.randint(len(weights), (config.negatives,), device=merged.device)
-    pieces = torch.cat([owned[owned >= 0].long(), random_pieces]).unique()
-    column = torch.full((len(weights),), -1, device=merged.device)
-    column[pieces] = torch.arange(len(pieces), device=merged.device)
-    columns = torch.where(owned >= 0, column[owned.clamp(min=0).long()], -1)
-    return piece_loss(reader.piece_logits(merged, pieces), columns, weights[pieces])
+    """Word-piece loss of the tokens that own a piece, against the batch's and random pieces, or against all."""
+    owners, rows = crops.tokens.unique(return_inverse=True)
+    if negatives is None:
+        every = torch.arange(len(weights), device=merged.device)
+        return piece_loss(reader.piece_logits(merged[owners], every), rows, crops.pieces, weights)
+    random_pieces = torch.randint(len(weights), (negatives,), device=merged.device)
+    compared = torch.cat([crops.pieces, random_pieces]).unique()
+    columns = torch.searchsorted(compared, crops.pieces)
+    return piece_loss(reader.piece_logits(merged[owners], compared), rows, columns, weights[compared])
 
 
 def _glyph_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS, identifier_token_ids
-from llama_index_ziprerank.training.nano import build, export, labels, reading, synthetic, tower
+from llama_index_ziprerank.training.nano import build, crops, export, labels, reading, synthetic, tower
 from llama_index_ziprerank.training.nano.corpus import CorpusPage, iterate_words, load_text
 from llama_index_ziprerank.training.nano.spelling import SpelledEmbedding, spelling_features
 
@@ -60,20 +60,70 @@ def test_each_head_looks_at_its_neighbour_before_training(reader: reading.Reader
         assert positions[favourite].tolist() == [5 + rows, 5 + columns]
 
 
+def cut_one(
+    page: labels.LabelledPage, top: int, left: int, height: int, width: int
+) -> tuple[crops.Crops, list[list[int]]]:
+    """One crop of the second of two pages, and the pieces that each of its tokens owns."""
+    other = labels.LabelledPage(np.zeros((32, 96), np.uint8), np.ones((8, 24), np.uint8), page.pieces, page.spans)
+    pool = crops.PagePool([other, page])
+    cut = pool.cut(torch.tensor([1]), torch.tensor([top]), torch.tensor([left]), height, width)
+    owned: list[list[int]] = [[] for _ in range(height * width // 32**2)]
+    for token, piece in zip(cut.tokens.tolist(), cut.pieces.tolist(), strict=True):
+        owned[token].append(piece)
+    return cut, owned
+
+
 def test_characters_and_pieces_are_labelled_where_they_stand(tokenizer: PreTrainedTokenizerFast) -> None:
     page = labels.label_page(page_of([("hash", 36, 4), ("table", 68, 36)]), tokenizer)
-    gray, glyphs, owned = labels.crop(page, 0, 0, 64, 128)
-    assert gray.shape == (64, 128) and glyphs.shape == (16, 32) and owned.shape == (8, labels.MOST_PIECES)
-    assert [labels.GLYPHS[c - 1] for c in glyphs[2, 9:17:2]] == list("hash")
-    names = [tokenizer.convert_ids_to_tokens([i for i in token.tolist() if i >= 0]) for token in owned]
+    cut, owned = cut_one(page, 0, 0, 64, 128)
+    assert cut.gray.shape == (1, 64, 128) and cut.glyphs.shape == (1, 16, 32)
+    assert [labels.GLYPHS[c - 1] for c in cut.glyphs[0, 2, 9:17:2]] == list("hash")
+    names = [tokenizer.convert_ids_to_tokens(pieces) for pieces in owned]
     assert names[1] == tokenizer.tokenize("hash") and names[6] == tokenizer.tokenize("table")
     assert not any(names[place] for place in (0, 2, 3, 4, 5, 7))
 
 
+def test_a_wide_piece_is_owned_by_each_token_that_it_spans(tokenizer: PreTrainedTokenizerFast) -> None:
+    spans = np.array([(20, 150, 10), (96, 130, 40)], np.float32)
+    page = labels.LabelledPage(
+        np.full((64, 192), 255, np.uint8), np.zeros((16, 48), np.uint8), np.array([5, 7], np.int32), spans
+    )
+    _, owned = cut_one(page, 0, 0, 64, 192)
+    assert owned[:6] == [[], [5], [5], [5], [5], []]  # 12, 32, 32, 32 and 22 of 32 pixels
+    assert owned[6:] == [[], [], [], [7], [], []]  # the middle, and all of the fourth; 2 pixels of the fifth
+    _, moved = cut_one(page, 0, 64, 64, 128)
+    assert moved == [[5], [5], [5], [], [], [7], [], []]
+
+
 def test_a_crop_beyond_the_page_is_white_and_unlabelled(tokenizer: PreTrainedTokenizerFast) -> None:
     page = labels.label_page(page_of([("hash", 36, 4)]), tokenizer)
-    gray, glyphs, owned = labels.crop(page, 32, 64, 128, 256)
-    assert (gray == 255).all() and not glyphs.any() and (owned == -1).all()
+    cut, owned = cut_one(page, 32, 64, 128, 256)
+    assert (cut.gray == 255).all() and not cut.glyphs.any() and not any(owned)
+
+
+def test_each_crop_is_drawn_with_its_own_labels(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    pages = [labels.label_page(page_of([(word, 40, 68)], 160, 192), tokenizer) for word in ("hash", "table")]
+    for page, ink in zip(pages, (0, 100), strict=True):
+        page.image[64:96, 36:90] = ink  # each word in its own gray
+    drawn = crops.PagePool(pages).draw(64, 96, 128)
+    assert drawn.gray.shape == (64, 96, 128)
+    [first], [second] = (tokenizer(word, add_special_tokens=False).input_ids for word in ("hash", "table"))
+    for number, gray in enumerate(drawn.gray):
+        owned = drawn.pieces[drawn.tokens // 12 == number].tolist()
+        assert set(owned) <= {first if gray.min() == 0 else second} and gray.min() in (0, 100)
+
+
+def test_what_is_degraded_is_turned_paler_and_noisy_but_stays_where_it_was() -> None:
+    torch.manual_seed(0)
+    gray = torch.full((8, 128, 256), 255.0)
+    gray[:, 40:60, 40:200] = 0
+    worn = crops.degrade(gray)
+    assert worn.shape == gray.shape and worn.min() >= 0 and worn.max() <= 255
+    assert (worn[:, 45:55, 60:180].mean((1, 2)) < 110).all() and (worn[:, 80:120].mean((1, 2)) > 200).all()
+    assert (worn - gray).abs().mean((1, 2)).min() > 1 and not torch.allclose(worn[0], worn[1])
+    even = crops._blur(torch.ones(1, 40, 40), torch.tensor([[[0.7]]]))[0, 5:-5, 5:-5]
+    assert torch.allclose(even, torch.ones_like(even))
 
 
 def test_glyph_targets_follow_the_order_of_the_patches() -> None:
@@ -87,7 +137,7 @@ def test_glyph_targets_follow_the_order_of_the_patches() -> None:
 def test_words_under_one_token_do_not_compete() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     weights = torch.ones(4)
-    both, _ = reading.piece_loss(logits, torch.tensor([[0, 1]]), weights)
+    both, _ = reading.piece_loss(logits, torch.tensor([0, 0]), torch.tensor([0, 1]), weights)
     others = torch.logsumexp(torch.tensor([0.0, -1.0]), 0)
     expected = sum(torch.logaddexp(torch.tensor(s), others) - s for s in (2.0, 1.0)) / 2
     assert both.item() == pytest.approx(float(expected))
@@ -150,7 +200,7 @@ def test_reading_learns_saves_and_resumes(tokenizer: PreTrainedTokenizerFast, tm
         labels.label_page(synthetic.set_page(["hash", "table"] * 60, FONT, random.Random(i), 256, 256), tokenizer)
         for i in range(4)
     ]
-    config = reading.ReadingConfig(minutes=0.05, crops=((1.0, 64, 128, 128),), workers=0, words_from=0.0)
+    config = reading.ReadingConfig(minutes=0.05, crops=((1.0, 64, 128, 128),), words_from=0.0)
     torch.manual_seed(0)
     reader = export.build_reader(tokenizer)
     reading.train_reading(reader, pages, config, tmp_path)
