@@ -1,16 +1,18 @@
-"""nano's ranker: two looks around, then three layers of attention written by hand that let words vote.
+"""nano's ranker: two looks around, and four layers of attention written by hand that let words vote.
 
 Learned from random weights, a listwise ranker of this size needs tens of thousands of lists before it beats chance. The
 path that it has to find is known, so it is written down:
 
-1. The retriever's layers (see `write_neighbours`): each token looks at its neighbours, so that pieces become words.
+1. Tag: a visual token looks at the identifier in front of its page and takes its letter along.
+2. First vote: each word of the query behind the pages looks for its own pieces on all of them, as they are spelled, and
+   takes the letters of what it finds along.
+3. The retriever's layers (see `write_neighbours`): each token looks at its neighbours, so that pieces become words.
    Where they look never changes in training: a page must not see the pages before it, which the retriever never met.
-2. Tag: a visual token looks at the identifier in front of its page and takes its letter along.
-3. Vote: each word of the query behind the pages looks for itself on all of them, in the space in which the retriever
-   compares, and takes the letters of what it finds along. The feed-forward layer takes the logarithm of each letter's
-   share, so that adding votes up is a sum of graded similarities as in MaxSim: the logarithm of a softmax over all
-   pages is, but for a constant, the soft maximum over each one.
-4. Count: the opening bracket, where the letters are read, averages the words' votes, rare words most. What the first
+   Letters are so short that these layers do not notice them.
+4. Second vote: the same in the space in which the retriever compares. The feed-forward layer takes the logarithm of
+   each letter's share of both votes, so that adding votes up is a sum of graded similarities as in MaxSim: the
+   logarithm of a softmax over all pages is, but for a constant, the soft maximum over each one.
+5. Count: the opening bracket, where the letters are read, averages the words' votes, rare words most. What the first
    stage put first counts too.
 
 Everything is ordinary weights, free to learn.
@@ -40,10 +42,10 @@ from llama_index_ziprerank.training.nano.layout import (
     VISUAL,
     WEIGHT,
 )
-from llama_index_ziprerank.training.nano.model import HEAD_WIDTH, HEADS, ROTARY_BASE
+from llama_index_ziprerank.training.nano.model import HEAD_WIDTH, HEADS, ROTARY_BASE, WIDTH
 
-WRITTEN_LAYERS = 3
-"""Tag, vote and count: the layers behind the retriever's own."""
+LAYERS_IN_FRONT, LAYERS_BEHIND = 2, 2
+"""Tag and first vote, second vote and count: the layers around the retriever's own."""
 
 STABLE = range(19, 62)
 """Rotary pairs that turn by less than a third of a radian over twenty pages: they compare content."""
@@ -83,8 +85,8 @@ _CONTENT_SHARE = 0.69
 _SHARPNESS = 20.0
 """Attention logit of a cosine of 1 in the vote."""
 
-_TAGGED, _VOTED = 0.15, 0.2
-"""Gains of letters on their way: a page's letter, and a page that gets all votes, are about 2 and 1 long."""
+_TAGGED, _FIRST_VOTED, _VOTED = 0.03, 0.39, 0.5
+"""Gains of letters on their way: a page's letter is about 0.4 long, and a page that gets all of both votes 1."""
 
 _STEEPNESS = 6.0
 """Of the steps that the logarithm is made of: a step is silent for shares of more than its own."""
@@ -141,18 +143,19 @@ def write_circuit(
     compare: Tensor,
     compare_norm: Tensor,
 ) -> None:
-    """Write the path described above behind the layers that are there already.
+    """Write the path described above around the layers that are there already.
 
     K compared dimensions: `compare` (K, D), the most telling first, is read behind a norm of gains `compare_norm` (D,).
     """
     _mark_structure(model.embed_tokens.weight, tokenizer)
-    tag, vote, count = model.layers[-WRITTEN_LAYERS:]
-    for layer in (tag, vote, count):
+    tag, first_vote, *_, vote, count = model.layers
+    for layer in (tag, first_vote, vote, count):
         layer.mlp.down_proj.weight.zero_()
         _rest(layer.self_attn)
     _write_tag(tag.self_attn)
+    _write_vote(first_vote.self_attn, torch.eye(WIDTH), _FIRST_VOTED)
     vote.input_layernorm.weight[:CONTENT] = compare_norm[:CONTENT]
-    _write_vote(vote.self_attn, compare)
+    _write_vote(vote.self_attn, compare, _VOTED)
     _write_logarithm(vote.mlp)
     _write_count(count.self_attn)
     _write_first_impression(count.mlp)
@@ -213,7 +216,8 @@ def _write_tag(attention: Qwen3VLTextAttention) -> None:
     _sharpen(attention, _TAG_GAIN)
 
 
-def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor) -> None:
+def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor, gain: float) -> None:
+    """Let words look for what is like them in the first directions of `compare` (K, D), and take letters along."""
     used = compare[: 2 * len(STABLE)]
     content = used * CONTENT**0.5 / used.norm()  # keeps the length of content that is spread over all dimensions
     for head in range(HEADS):
@@ -225,9 +229,9 @@ def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor) -> None:
         attention.k_proj.weight[pixels, ANY] = -_PIXELS_ONLY
         attention.k_proj.weight[pixels, [VISUAL, FIRST]] = 2 * _PIXELS_ONLY
         attention.q_proj.weight[_rows(head, _IDLE)[0], ANY] = 0
-        attention.q_proj.weight[_rows(head, _IDLE)[0], OPENING] = 100  # it must not vote itself
+        attention.q_proj.weight[_rows(head, _IDLE)[0], [OPENING, VISUAL]] = 100  # they must not vote themselves
         attention.k_proj.weight[_rows(head, _IDLE)[0], FIRST] = 30
-    attention.o_proj.weight[LETTERS] *= _VOTED
+    attention.o_proj.weight[LETTERS] *= gain
     _sharpen(attention, (_SHARPNESS / _CONTENT_SHARE / HEAD_WIDTH**0.5) ** 0.5)
 
 

@@ -16,7 +16,13 @@ from transformers import (
 )
 
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS
-from llama_index_ziprerank.training.nano.circuit import WRITTEN_LAYERS, mark_first, write_circuit, write_neighbours
+from llama_index_ziprerank.training.nano.circuit import (
+    LAYERS_BEHIND,
+    LAYERS_IN_FRONT,
+    mark_first,
+    write_circuit,
+    write_neighbours,
+)
 from llama_index_ziprerank.training.nano.layout import (
     ANY,
     CONTENT,
@@ -35,7 +41,7 @@ MAX_PIXELS = 1024 * 832
 """A page of letter or A4 format whose longer side has 1024 pixels fits whole."""
 
 RETRIEVER_LAYERS = 2
-RERANKER_LAYERS = RETRIEVER_LAYERS + WRITTEN_LAYERS
+RERANKER_LAYERS = LAYERS_IN_FRONT + RETRIEVER_LAYERS + LAYERS_BEHIND
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -175,7 +181,7 @@ def keep_reserved(model: ColQwen3) -> None:
 def build_reranker(
     retriever: ColQwen3, tokenizer: PreTrainedTokenizerFast, principal: Tensor
 ) -> Qwen3VLForConditionalGeneration:
-    """A reranker with the eyes, words and layers of a retriever, and the circuit that lets words vote behind them.
+    """A reranker with the eyes, words and layers of a retriever, and the circuit that lets words vote around them.
 
     `principal` (K, dim): the directions of the retriever's vectors that words are compared in, most telling first.
     """
@@ -183,7 +189,8 @@ def build_reranker(
     inner, source = model.model, retriever.language_model
     inner.visual.load_state_dict(retriever.visual.state_dict())
     inner.language_model.embed_tokens.load_state_dict(source.embed_tokens.state_dict())
-    for mine, theirs in zip(inner.language_model.layers[:RETRIEVER_LAYERS], source.layers, strict=True):
+    own = inner.language_model.layers[LAYERS_IN_FRONT:-LAYERS_BEHIND]
+    for mine, theirs in zip(own, source.layers, strict=True):
         mine.load_state_dict(theirs.state_dict())
     write_circuit(inner.language_model, tokenizer, principal @ retriever.custom_text_proj.weight, source.norm.weight)
     model.tie_weights()
