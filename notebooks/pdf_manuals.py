@@ -35,14 +35,14 @@ print(len(pages), "pages; the 17th is printed as page", pages[16].metadata["page
 
 # %%
 index = ColPaliIndex.from_documents(pages, model="nano")
-found = index.as_retriever(similarity_top_k=12).retrieve(QUESTION)
-for rank, node in enumerate(found, start=1):
+found = index.as_retriever(similarity_top_k=20).retrieve(QUESTION)
+for rank, node in enumerate(found[:12], start=1):
     print(f"{rank:2}  {node.score:.2f}  {node_title(node.node)}")
 
 # %% [markdown]
 # ## Ask with the reranker
 #
-# Twelve pages and the question go into one forward pass. The logits of the letters A to L at its end are the order.
+# Twenty pages and the question go into one forward pass. The logits of the letters A to T at its end are the order.
 # `first_stage_rank` tells where a page stood before. Section 9.4, Contour, begins on page 73; its program, its picture and
 # its commands are on page 74. Page 27, about lines between points, does not answer.
 
@@ -58,12 +58,12 @@ def show(question, candidates):
 show(QUESTION, found)
 
 # %% [markdown]
-# The question was chosen because its order improves. Other questions lose: the section on LaTeX expressions begins on page
-# 62, which the first stage puts third and the reranker fourth, behind a page that does not answer.
+# The question was chosen because its order improves. Other questions lose: the section on color maps begins on page
+# 74, which the first stage puts second and the reranker fourth, behind pages that do not answer.
 
 # %%
-other = "How do I use LaTeX expressions?"
-show(other, index.as_retriever(similarity_top_k=12).retrieve(other))
+other = "How do I draw a color map?"
+show(other, index.as_retriever(similarity_top_k=20).retrieve(other))
 
 # %% [markdown]
 # ## What changed, and what was read
@@ -98,8 +98,8 @@ best.crop((0, 0, best.width, best.height // 2))
 from llama_index_ziprerank.evaluators import PageRetrievalEvaluator, RetrievalDataset, page_key
 
 dataset = RetrievalDataset.from_manual(MANUAL, kinds=["heading"], count=15)
-deep = ZipRerankPostprocessor(model="nano", top_n=12, keep_ratio=0.5, pruning="query")
-report = await PageRetrievalEvaluator(index.as_retriever(12), [deep], key=page_key).aevaluate(dataset)
+deep = ZipRerankPostprocessor(model="nano", top_n=20, keep_ratio=0.5, pruning="query")
+report = await PageRetrievalEvaluator(index.as_retriever(20), [deep], key=page_key).aevaluate(dataset)
 print(report)
 
 # %% [markdown]
@@ -122,7 +122,7 @@ print(report)
 
 # %%
 llm = MockLLM(max_tokens=6, is_chat_model=True)
-engine = index.as_query_engine(llm=llm, similarity_top_k=12, node_postprocessors=[reranker])
+engine = index.as_query_engine(llm=llm, similarity_top_k=20, node_postprocessors=[reranker])
 answer = engine.query(QUESTION)
 print("answer:", answer)
 print("from pages:", [node.metadata["page_label"] for node in answer.source_nodes])
@@ -136,7 +136,7 @@ print("from pages:", [node.metadata["page_label"] for node in answer.source_node
 from llama_index.core.chat_engine import ContextChatEngine
 
 chat = ContextChatEngine.from_defaults(
-    index.as_retriever(similarity_top_k=12), llm=MockLLM(max_tokens=6), node_postprocessors=[reranker]
+    index.as_retriever(similarity_top_k=20), llm=MockLLM(max_tokens=6), node_postprocessors=[reranker]
 )
 print("from pages:", [node.metadata["page_label"] for node in chat.chat(QUESTION).source_nodes])
 
@@ -155,7 +155,7 @@ class Candidates(Event):
 class FindPages(Workflow):
     @step
     async def retrieve(self, event: StartEvent) -> Candidates:
-        nodes = await index.as_retriever(similarity_top_k=12).aretrieve(event.question)
+        nodes = await index.as_retriever(similarity_top_k=20).aretrieve(event.question)
         return Candidates(question=event.question, nodes=nodes)
 
     @step
