@@ -54,6 +54,8 @@ class Plan:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.packages) - set(manuals.TRAINING_MANUALS)):
             raise ValueError(f"Manuals are among {', '.join(manuals.TRAINING_MANUALS)}; got {', '.join(unknown)}.")
+        if self.start and not (self.start / "config.json").exists():
+            raise ValueError(f"{self.start} holds no checkpoint to start from (config.json). Name a nano reranker's folder.")
 
 
 def build_nano(plan: Plan, output: Path) -> None:
@@ -98,7 +100,7 @@ def build_corpus(plan: Plan) -> list[Path]:
 
 def _tokenizer(plan: Plan, paths: list[Path]) -> PreTrainedTokenizerFast:
     folder = plan.start or plan.work / "tokenizer"
-    if not folder.is_dir():
+    if not folder.is_dir():  # never what to start from: the plan has seen that
         train_tokenizer(map(corpus.load_text, paths)).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -149,7 +151,7 @@ def main(
     try:
         plan = Plan(work, minutes, where, chosen, pages_a_manual, set_pages, start)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--manuals") from error
+        raise typer.BadParameter(str(error)) from error
     build_nano(plan, to)
 
 

@@ -195,6 +195,12 @@ def test_a_manual_that_is_not_for_training_is_refused(tmp_path: Path) -> None:
         build.Plan(tmp_path, 1.0, "cpu", ["pspp", "nettle-dev"])
 
 
+def test_a_folder_without_a_checkpoint_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no checkpoint to start from"):
+        build.Plan(tmp_path, 1.0, "cpu", start=tmp_path / "mistyped")
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_reading_learns_saves_and_resumes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pages = [
         labels.label_page(synthetic.set_page(["hash", "table"] * 60, FONT, random.Random(i), 256, 256), tokenizer)
