@@ -55,7 +55,7 @@ class Plan:
         if unknown := sorted(set(self.packages) - set(manuals.TRAINING_MANUALS)):
             raise ValueError(f"Manuals are among {', '.join(manuals.TRAINING_MANUALS)}; got {', '.join(unknown)}.")
         if self.start and not (self.start / "config.json").exists():
-            raise ValueError(f"{self.start} holds no checkpoint to start from (config.json). Name a nano reranker's folder.")
+            raise ValueError(f"{self.start} holds no checkpoint to start from. Name a nano reranker's folder.")
 
 
 def build_nano(plan: Plan, output: Path) -> None:
