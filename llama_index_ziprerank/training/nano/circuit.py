@@ -88,8 +88,12 @@ _CONTENT_SHARE = 0.69
 _SHARPNESS = 20.0
 """Attention logit of a cosine of 1 in the vote."""
 
-_TAGGED, _FIRST_VOTED, _VOTED = 0.03, 0.39, 0.5
-"""Gains of letters on their way: a page's letter is about 0.4 long, and a page that gets all of both votes 1."""
+_TAGGED, _FIRST_VOTED, _VOTED = 0.03, 0.078, 0.1
+"""Gains of letters on their way: a page's letter is about 0.4 long, and a page that gets all of both votes
+`_WHOLE_VOTE`."""
+
+_WHOLE_VOTE = 0.2
+"""Short, because a share is taken away from its logarithm only as exactly as `_TYPICAL_GAIN` is right."""
 
 _STEEPNESS = 6.0
 """Of the steps that the logarithm is made of: a step is silent for shares of more than its own."""
@@ -104,7 +108,7 @@ that the next norm makes them smaller."""
 _COUNTED = 3.0
 """Gain of letters in the count, to make up for it."""
 
-_FIRST_IMPRESSION = 1.0
+_FIRST_IMPRESSION = 0.3
 """What the page of rank r is set back before any word has voted: this times the logarithm of r."""
 
 _CALM = 0.3
@@ -112,6 +116,9 @@ _CALM = 0.3
 
 _TYPICAL_GAIN = 3.2
 """What the norm before the feed-forward layer multiplies a word of the question by, about."""
+
+_OPENING_GAIN = WIDTH**0.5 / (2 * MARK**2) ** 0.5
+"""The same for the opening bracket, which is two marks long until the words are counted."""
 
 
 @torch.no_grad()
@@ -160,8 +167,8 @@ def write_circuit(
     vote.input_layernorm.weight[:CONTENT] = compare_norm[:CONTENT]
     _write_vote(vote.self_attn, compare, _VOTED)
     _write_logarithm(vote.mlp)
+    _write_first_impression(vote.mlp)
     _write_count(count.self_attn)
-    _write_first_impression(count.mlp)
     model.norm.weight.fill_(_CALM)
 
 
@@ -179,6 +186,7 @@ def _mark_structure(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
     words[letters, LETTERS] = EMBEDDING_NORM * torch.eye(len(letters))
     words[letters, IDENTIFIER] = MARK
     words[opening, OPENING] = MARK
+    words[tokenizer.convert_tokens_to_ids("?"), WEIGHT] = 0  # questions end with it, and mean nothing by it
     mark_first(words, tokenizer)
 
 
@@ -246,19 +254,21 @@ def _write_logarithm(layer: Qwen3VLTextMLP) -> None:
     """
     unit = 1 / (MARK * _TYPICAL_GAIN)  # times what the norm makes of a mark: about one
     letters = range(LETTERS.start, LETTERS.stop)
-    neurons = iter(range(layer.gate_proj.out_features))
+    neurons = iter(range(1, layer.gate_proj.out_features))  # the first is `_write_first_impression`'s
     for step in range(1, _SMALLEST_SHARE + 1):
         for start, sign in ((1, -1), (0, 1)):
             for letter in letters:
                 neuron = next(neurons)
                 layer.gate_proj.weight[neuron], layer.up_proj.weight[neuron] = 0, 0
                 layer.gate_proj.weight[neuron, ANY] = _STEEPNESS * unit * start
-                layer.gate_proj.weight[neuron, letter] = -_STEEPNESS * MARK * unit * 2**step
+                layer.gate_proj.weight[neuron, letter] = -_STEEPNESS * MARK / _WHOLE_VOTE * unit * 2**step
                 layer.up_proj.weight[neuron, ANY] = unit
+                layer.up_proj.weight[neuron, OPENING] = -unit  # it has no vote
                 layer.down_proj.weight[letter, neuron] = sign * _LOGARITHM / _STEEPNESS
     middle = next(neurons)  # one more that is always on, so that letters are about zero
     layer.gate_proj.weight[middle], layer.up_proj.weight[middle] = 0, 0
     layer.gate_proj.weight[middle, ANY], layer.up_proj.weight[middle, ANY] = _STEEPNESS * unit, unit
+    layer.up_proj.weight[middle, OPENING] = -unit
     layer.down_proj.weight[LETTERS, middle] = _LOGARITHM / _STEEPNESS * _SMALLEST_SHARE / 2
     for letter in letters:  # the share itself must not be added to its logarithm
         neuron = next(neurons)
@@ -285,7 +295,7 @@ def _write_count(attention: Qwen3VLTextAttention) -> None:
 
 def _write_first_impression(layer: Qwen3VLTextMLP) -> None:
     """Set pages back by the logarithm of their place: the first stage, which chose the order, has read them too."""
-    unit = 1 / (MARK * _TYPICAL_GAIN)
+    unit = 1 / (MARK * _OPENING_GAIN)
     layer.gate_proj.weight[0], layer.up_proj.weight[0] = 0, 0
     layer.gate_proj.weight[0, OPENING], layer.up_proj.weight[0, ANY] = _STEEPNESS * unit, unit
     layer.down_proj.weight[LETTERS, 0] = -_FIRST_IMPRESSION / _STEEPNESS * torch.arange(1.0, len(IDENTIFIERS) + 1).log()
