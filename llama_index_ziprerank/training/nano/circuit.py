@@ -12,8 +12,8 @@ path that it has to find is known, so it is written down:
 4. Second vote: the same in the space in which the retriever compares. The feed-forward layer takes the logarithm of
    each letter's share of both votes, so that adding votes up is a sum of graded similarities as in MaxSim: the
    logarithm of a softmax over all pages is, but for a constant, the soft maximum over each one.
-5. Count: the opening bracket, where the letters are read, averages the words' votes, rare words most. What the first
-   stage put first counts too.
+   The opening bracket, which has no vote, gets the order of the first stage instead.
+5. Count: the bracket, where the letters are read, adds the average of the words' votes to that, rare words most.
 
 Everything is ordinary weights, free to learn.
 """
