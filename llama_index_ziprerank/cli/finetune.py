@@ -130,8 +130,8 @@ def _helpers(llm: str | None, api_base: str | None, embeddings: str | None) -> "
 
 def _labels(path: Path, texts: list[str], printed: list[str]) -> "Labels":
     """Make questions of a PDF's outline, index and captions, as the evaluation does."""
-    from llama_index_ziprerank.evaluation.headings import read_outline
-    from llama_index_ziprerank.evaluation.labels import label_manual
+    from llama_index_ziprerank.labels import label_manual
+    from llama_index_ziprerank.labels.headings import read_outline
     from llama_index_ziprerank.training.finetune.documents import Labels, Question
 
     outline = read_outline(path)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from llama_index_ziprerank.evaluation.degradation import DEGRADATIONS
-from llama_index_ziprerank.evaluation.labels import KINDS
 from llama_index_ziprerank.evaluation.results import RERANKED
+from llama_index_ziprerank.labels import KINDS
 from llama_index_ziprerank.reranking import PruningMode
 from llama_index_ziprerank.reranking.pruning import check_pruning
 from llama_index_ziprerank.reranking.windows import Strategy, check_strategy

@@ -23,8 +23,6 @@ from PIL import Image
 
 from llama_index_ziprerank.debian import fetch_file
 from llama_index_ziprerank.evaluation.degradation import degrade
-from llama_index_ziprerank.evaluation.headings import read_outline
-from llama_index_ziprerank.evaluation.labels import ManualQuery, draw, label_manual
 from llama_index_ziprerank.evaluation.manual_settings import Pruning, Settings
 from llama_index_ziprerank.evaluation.results import (
     BM25,
@@ -35,6 +33,8 @@ from llama_index_ziprerank.evaluation.results import (
     write_runs,
 )
 from llama_index_ziprerank.evaluation.tracking import Track, silently
+from llama_index_ziprerank.labels import ManualQuery, draw, label_manual
+from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.pages.pdf import read_pages
 from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder

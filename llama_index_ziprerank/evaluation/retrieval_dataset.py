@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pdf2image import pdfinfo_from_path
 
-from llama_index_ziprerank.evaluation.headings import read_outline
-from llama_index_ziprerank.evaluation.labels import KINDS, draw, label_manual
 from llama_index_ziprerank.evaluation.runs import read_jsonl, read_qrels, write_jsonl, write_qrels
 from llama_index_ziprerank.evaluation.tracking import Track, silently
+from llama_index_ziprerank.labels import KINDS, draw, label_manual
+from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.pages.pdf import read_pages
 
 _SIDE = 64  # pixels: pages are read for their text alone

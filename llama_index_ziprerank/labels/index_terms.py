@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
 
-from llama_index_ziprerank.evaluation.headings import words
+from llama_index_ziprerank.labels.headings import words
 
 LEAST_VERIFIED = 0.6
 LEAST_REFERENCES = 5

@@ -10,10 +10,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llama_index_ziprerank.evaluation.captions import find_captions
-from llama_index_ziprerank.evaluation.headings import Heading, find_listings, verified_headings
-from llama_index_ziprerank.evaluation.index_terms import find_index_terms
-from llama_index_ziprerank.evaluation.questions import as_question
+from llama_index_ziprerank.labels.captions import find_captions
+from llama_index_ziprerank.labels.headings import Heading, find_listings, verified_headings
+from llama_index_ziprerank.labels.index_terms import find_index_terms
+from llama_index_ziprerank.labels.questions import as_question
 
 KINDS = ("heading", "term", "caption", "question")
 

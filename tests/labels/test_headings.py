@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 from tiny_manual import CHAPTERS, tiny_manual, write_pdf
 
-from llama_index_ziprerank.evaluation.headings import (
+from llama_index_ziprerank.labels import label_manual
+from llama_index_ziprerank.labels.headings import (
     Heading,
     clean_title,
     find_listings,
     read_outline,
     verified_headings,
 )
-from llama_index_ziprerank.evaluation.labels import label_manual
 from llama_index_ziprerank.pages.page import PageError
 
 

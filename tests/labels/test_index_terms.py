@@ -1,6 +1,6 @@
 import pytest
 
-from llama_index_ziprerank.evaluation.index_terms import find_index_terms
+from llama_index_ziprerank.labels.index_terms import find_index_terms
 
 TERMS = ("contour", "surface", "marker", "palette", "legend", "gridline", "baseline", "keyframe")
 FRONT = ["Title", "Contents"]

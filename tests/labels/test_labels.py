@@ -1,5 +1,5 @@
-from llama_index_ziprerank.evaluation.headings import Heading
-from llama_index_ziprerank.evaluation.labels import ManualQuery, draw, label_manual
+from llama_index_ziprerank.labels import ManualQuery, draw, label_manual
+from llama_index_ziprerank.labels.headings import Heading
 
 TEXTS = [
     "Contents\nBar graphs . . . . . 2",

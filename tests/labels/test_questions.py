@@ -1,6 +1,6 @@
 import pytest
 
-from llama_index_ziprerank.evaluation.questions import as_question
+from llama_index_ziprerank.labels.questions import as_question
 
 
 @pytest.mark.parametrize(

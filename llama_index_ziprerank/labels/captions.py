@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-from llama_index_ziprerank.evaluation.headings import is_a_question
+from llama_index_ziprerank.labels.headings import is_a_question
 
 MOST_LINES = 3
 FULL_LINE = 60

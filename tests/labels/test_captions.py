@@ -1,6 +1,6 @@
 import pytest
 
-from llama_index_ziprerank.evaluation.captions import find_captions
+from llama_index_ziprerank.labels.captions import find_captions
 
 LONG = "Line graph with a key that is taken from the column labels in the first row"
 
