@@ -1,7 +1,8 @@
 """`python -m llama_index_ziprerank.training.nano.build`: everything that makes nano, in one resumable command.
 
-Corpus, tokenizer, stage 0 (reading), one look at every page, the first stage, the written ranker, two checkpoints. Each
-part keeps what it finished in the working folder; run again, on this machine or another, it goes on from there.
+Corpus, tokenizer, stage 0 (reading), one look at every page, the first stage, the ranker, written and then trained on
+lists, two checkpoints. Each part keeps what it finished in the working folder; run again, on this machine or another,
+it goes on from there.
 """
 
 import os
@@ -17,14 +18,24 @@ from colpali_engine.models import ColQwen3Processor
 from safetensors.torch import load_model
 from transformers import PreTrainedTokenizerFast
 
-from llama_index_ziprerank.training.nano import corpus, export, labels, manuals, pairs, reading, seeing
+from llama_index_ziprerank.training.nano import (
+    corpus,
+    export,
+    labels,
+    lists,
+    manuals,
+    pairs,
+    ranking,
+    reading,
+    seeing,
+)
 from llama_index_ziprerank.training.nano import retrieval as first_stage
 from llama_index_ziprerank.training.nano.synthetic import draw_pages
 from llama_index_ziprerank.training.nano.tokenizer import train_tokenizer
 
 SYNTHETIC_PAGES = 1_900
 SEEN_PAGES = 2_000
-READING_SHARE, RETRIEVAL_SHARE = 0.7, 0.3
+READING_SHARE, RETRIEVAL_SHARE, RANKING_SHARE = 0.6, 0.25, 0.15
 """How the time for training is divided."""
 
 BATCH_ON_GPU = 64
@@ -41,7 +52,7 @@ class Plan:
     work: Path
     """Folder of all that is between."""
     minutes: float
-    """For training, both stages together."""
+    """For training, all stages together."""
     device: str
     packages: Sequence[str] = tuple(manuals.TRAINING_MANUALS)
     """Manuals to learn from, by their Debian packages."""
@@ -86,15 +97,23 @@ def build_nano(plan: Plan, output: Path) -> None:
 
     principal = first_stage.principal_directions(retriever, own, maker)
     ranker = export.build_reranker(retriever, tokenizer, principal)
+    listed = lists.list_manuals(fetch_pdfs(plan), seen, retriever.to(plan.device), own, max(ranking.SIZES))
+    ranking_config = ranking.RankingConfig(RANKING_SHARE * plan.minutes)
+    ranking.train_ranking(ranker.to(plan.device), lists.ListMaker(listed, processor), ranking_config, work / "ranking")
+    ranker.cpu()
     export.save_reranker(ranker, processor, output / "reranker")
+
+
+def fetch_pdfs(plan: Plan) -> list[Path]:
+    """Download the training manuals, unless they are there."""
+    names = {package: manuals.TRAINING_MANUALS[package] for package in plan.packages}
+    return [manuals.fetch_file(package, name, plan.work / "debian") for package, name in names.items()]
 
 
 def build_corpus(plan: Plan) -> list[Path]:
     """Fetch the training manuals and render their pages."""
-    names = {package: manuals.TRAINING_MANUALS[package] for package in plan.packages}
-    pdfs = [manuals.fetch_file(package, name, plan.work / "debian") for package, name in names.items()]
     folder = plan.work / "corpus"
-    corpus.build_corpus(pdfs, folder, most_pages=plan.pages_a_manual, processes=_cores())
+    corpus.build_corpus(fetch_pdfs(plan), folder, most_pages=plan.pages_a_manual, processes=_cores())
     return corpus.corpus_paths(folder)
 
 

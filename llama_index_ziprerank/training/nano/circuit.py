@@ -3,26 +3,33 @@
 Learned from random weights, a listwise ranker of this size needs tens of thousands of lists before it beats chance. The
 path that it has to find is known, so it is written down:
 
-1. Tag: a visual token looks at the identifier in front of its page and takes its letter along.
-2. First vote: each word of the query behind the pages looks for its own pieces on all of them, as they are spelled, and
-   takes the letters of what it finds along.
-3. The retriever's layers (see `write_neighbours`): each token looks at its neighbours, so that pieces become words.
+1. Tag: a visual token looks at the identifier in front of its page and takes its letter along. Text marks that the
+   question, with which the prompt begins, is over.
+2. Match and first vote: a visual token looks for itself in the question in front of all pages and takes along how rare
+   the word is that it finds. Each word of the question behind the pages looks for its own pieces on all of them, as
+   they are spelled, and takes the letters of what it finds along.
+3. Gather: a visual token adds up what the tokens to its left have matched, so that words that stand together count.
+4. The retriever's layers (see `write_neighbours`): each token looks at its neighbours, so that pieces become words.
    Where they look never changes in training: a page must not see the pages before it, which the retriever never met.
    Letters are so short that these layers do not notice them.
-4. Second vote: the same in the space in which the retriever compares. The feed-forward layer takes the logarithm of
-   each letter's share of both votes, so that adding votes up is a sum of graded similarities as in MaxSim: the
-   logarithm of a softmax over all pages is, but for a constant, the soft maximum over each one.
-   The opening bracket, which has no vote, gets the order of the first stage instead.
-5. Count: the bracket, where the letters are read, adds the average of the words' votes to that, rare words most.
+5. Second vote: as the first one, in the space in which the retriever compares, and rather where other words of the
+   question stand. The feed-forward layer takes the logarithm of each letter's share of both votes, so that adding
+   votes up is a sum of graded similarities as in MaxSim: the logarithm of a softmax over all pages is, but for a
+   constant, the soft maximum over each one. The opening bracket, which has no vote, gets the order of the first stage
+   instead.
+6. Count: the bracket, where the letters are read, adds the average of the words' votes to that, rare words most.
 
 Everything is ordinary weights, free to learn.
 """
+
+import math
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextAttention,
+    Qwen3VLTextDecoderLayer,
     Qwen3VLTextMLP,
     Qwen3VLTextModel,
 )
@@ -37,15 +44,17 @@ from llama_index_ziprerank.training.nano.layout import (
     IDENTIFIER,
     LETTERS,
     MARK,
+    MATCHED,
     OPENING,
+    OVER,
     RESERVED,
     VISUAL,
     WEIGHT,
 )
 from llama_index_ziprerank.training.nano.model import HEAD_WIDTH, HEADS, ROTARY_BASE, WIDTH
 
-LAYERS_IN_FRONT, LAYERS_BEHIND = 2, 2
-"""Tag and first vote, second vote and count: the layers around the retriever's own."""
+LAYERS_IN_FRONT, LAYERS_BEHIND = 3, 2
+"""Tag, match and gather, second vote and count: the layers around the retriever's own."""
 
 STABLE = range(19, 62)
 """Rotary pairs that turn by less than a third of a radian over twenty pages: they compare content."""
@@ -81,6 +90,30 @@ _NO_NEIGHBOUR = 0.9
 _PIXELS_ONLY = 2.0
 """How much it counts that a token is visual when a word looks for itself: more than that words are the same, or it
 would find itself in the instructions."""
+
+_QUESTION_IS_OVER = 0.05
+"""Gain of the mark of what stands behind the question: little, or words grow longer by it."""
+
+_TEXT_ONLY, _QUESTION_ONLY = 2.0, 18.0
+"""How much it counts that a token is text, and none behind the question, when a visual token looks for itself."""
+
+_NO_MATCH = 2.4
+"""How much it draws a visual token to the first token, where it matches nothing: as a word whose cosine is 0.55."""
+
+_MATCHED, _GATHERED = 0.2, 0.33
+"""Gains of what is matched and gathered: the rarity of words, added up, is about the mark that it is written to."""
+
+_WINDOW = ((5, 10.0), (1, 20.0), (4, 8.0), (6, 4.0), (9, 4.0), (12, 4.0))
+"""Rotary pairs and how much they count: what is gathered comes from a page's own row, within some five columns."""
+
+_WINDOW_MIDDLE = {5: -3}
+"""Columns from a token to the middle of what it gathers: to its left, since a page is read in order."""
+
+_GATHER_MILDNESS = 10.0
+"""What the first token weighs against one that is gathered: so much that the sum counts, not the mean."""
+
+_NEARBY = (2.5, 0.7)
+"""Of queries and keys: what it counts in the second vote that other words of the question stand nearby."""
 
 _CONTENT_SHARE = 0.69
 """Part of a vote's attention logit that is the cosine of contents; marks are the rest."""
@@ -158,14 +191,19 @@ def write_circuit(
     K compared dimensions: `compare` (K, D), the most telling first, is read behind a norm of gains `compare_norm` (D,).
     """
     _mark_structure(model.embed_tokens.weight, tokenizer)
-    tag, first_vote, *_, vote, count = model.layers
-    for layer in (tag, first_vote, vote, count):
+    tag, match, gather, *_, vote, count = model.layers
+    for layer in (tag, match, gather, vote, count):
         layer.mlp.down_proj.weight.zero_()
         _rest(layer.self_attn)
     _write_tag(tag.self_attn)
-    _write_vote(first_vote.self_attn, torch.eye(WIDTH), _FIRST_VOTED)
+    _write_vote(match.self_attn, torch.eye(WIDTH), _FIRST_VOTED)
+    _write_match(match.self_attn)
+    _write_gather(gather.self_attn)
+    for layer in model.layers[LAYERS_IN_FRONT:-LAYERS_BEHIND]:
+        _overlook(layer, [MATCHED, OVER])
     vote.input_layernorm.weight[:CONTENT] = compare_norm[:CONTENT]
     _write_vote(vote.self_attn, compare, _VOTED)
+    _prefer_nearby(vote.self_attn)
     _write_logarithm(vote.mlp)
     _write_first_impression(vote.mlp)
     _write_count(count.self_attn)
@@ -186,6 +224,7 @@ def _mark_structure(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
     words[letters, LETTERS] = EMBEDDING_NORM * torch.eye(len(letters))
     words[letters, IDENTIFIER] = MARK
     words[opening, OPENING] = MARK
+    words[tokenizer.convert_tokens_to_ids("<|im_end|>"), OVER] = MARK
     words[tokenizer.convert_tokens_to_ids("?"), WEIGHT] = 0  # questions end with it, and mean nothing by it
     mark_first(words, tokenizer)
 
@@ -223,6 +262,10 @@ def _write_tag(attention: Qwen3VLTextAttention) -> None:
         for pair in _ALONG_TIME:
             attention.q_proj.weight[_rows(head, pair)[0], VISUAL] = 2
             attention.k_proj.weight[_rows(head, pair)[0], IDENTIFIER] = 1
+        ends = _rows(head, _SLOWEST)[0]
+        attention.q_proj.weight[ends, [ANY, VISUAL]] = torch.tensor([2.0, -2.0])
+        attention.k_proj.weight[ends, OVER] = 2
+        _take_along(attention, head, OVER, OVER, _QUESTION_IS_OVER)
     attention.o_proj.weight[LETTERS] *= _TAGGED
     _sharpen(attention, _TAG_GAIN)
 
@@ -244,6 +287,58 @@ def _write_vote(attention: Qwen3VLTextAttention, compare: Tensor, gain: float) -
         attention.k_proj.weight[_rows(head, _IDLE)[0], FIRST] = 30
     attention.o_proj.weight[LETTERS] *= gain
     _sharpen(attention, (_SHARPNESS / _CONTENT_SHARE / HEAD_WIDTH**0.5) ** 0.5)
+
+
+def _write_match(attention: Qwen3VLTextAttention) -> None:
+    """Let visual tokens look for themselves in the question in front, where words vote already."""
+    for head in range(HEADS):
+        pixels, over = _rows(head, _SLOWEST)
+        attention.q_proj.weight[pixels, VISUAL] = -_PIXELS_ONLY - _TEXT_ONLY
+        attention.q_proj.weight[over, VISUAL], attention.k_proj.weight[over, OVER] = 1, -_QUESTION_ONLY
+        attention.q_proj.weight[_rows(head, _IDLE)[0], VISUAL] = _NO_MATCH
+        _take_along(attention, head, WEIGHT, MATCHED, _MATCHED)
+
+
+def _write_gather(attention: Qwen3VLTextAttention) -> None:
+    """Let the first head of visual tokens look at the tokens to their left in the same row, and at themselves."""
+    head, total = 0, sum(strength for _, strength in _WINDOW)
+    for pair, strength in _WINDOW:
+        first, second = _rows(head, pair)
+        away = torch.tensor(_WINDOW_MIDDLE.get(pair, 0) * ROTARY_BASE ** (-pair / (HEAD_WIDTH // 2)))
+        attention.q_proj.weight[first, VISUAL] = strength**0.5 * torch.cos(away)
+        attention.q_proj.weight[second, VISUAL] = strength**0.5 * torch.sin(away)
+        attention.k_proj.weight[first, VISUAL] = strength**0.5
+    away_from_all = (total + math.log(_GATHER_MILDNESS)) / total**0.5
+    idle = _rows(head, _IDLE)[0]
+    attention.q_proj.weight[idle, [ANY, VISUAL]] = torch.tensor([100, away_from_all - 100])
+    attention.k_proj.weight[idle, FIRST] = 30
+    attention.o_proj.weight[LETTERS] = 0
+    _take_along(attention, head, MATCHED, MATCHED, _GATHERED * _GATHER_MILDNESS)
+    length = (total + away_from_all**2) ** 0.5  # of a query; one of `_WINDOW` counts as one in the attention's logit
+    _sharpen(attention, (length * total**0.5 / HEAD_WIDTH**0.5) ** 0.5)
+
+
+def _prefer_nearby(attention: Qwen3VLTextAttention) -> None:
+    """Let words of the question look rather where others of them stand."""
+    for head in range(HEADS):
+        nearby = _rows(head, _SLOWEST)[1]
+        attention.q_proj.weight[nearby, ANY], attention.k_proj.weight[nearby, MATCHED] = _NEARBY
+
+
+def _take_along(attention: Qwen3VLTextAttention, head: int, mark: int, to: int, gain: float) -> None:
+    """Let a head take a mark along, beside the letters."""
+    value = head * HEAD_WIDTH + len(IDENTIFIERS)
+    attention.v_proj.weight[value] = 0
+    attention.v_proj.weight[value, mark] = 1
+    attention.o_proj.weight[:, value] = 0
+    attention.o_proj.weight[to, value] = gain
+
+
+def _overlook(layer: Qwen3VLTextDecoderLayer, marks: list[int]) -> None:
+    """Keep a layer that has never met these marks from seeing them."""
+    attention, mlp = layer.self_attn, layer.mlp
+    for reader in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+        reader.weight[:, marks] = 0
 
 
 def _write_logarithm(layer: Qwen3VLTextMLP) -> None:

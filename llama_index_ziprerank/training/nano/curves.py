@@ -13,6 +13,7 @@ from matplotlib import pyplot  # noqa: E402
 STAGES = {
     "reading/reading.log": ("Reading: word pieces ranked first", r"([\d.]+) min .*top1 ([\d.]+)", 8),
     "retrieval/retrieval.log": ("Retriever: pages ranked first in a batch", r"([\d.]+) min .*top1 ([\d.]+)", 1),
+    "ranking/ranking.log": ("Ranker: an answer ranked first in its list", r"([\d.]+) min .*top1 ([\d.]+)", 1),
 }
 """Log in the working folder → its title, where minutes and share stand in a line, and how many lines are averaged."""
 

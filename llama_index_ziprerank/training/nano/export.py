@@ -43,8 +43,18 @@ MAX_PIXELS = 1024 * 832
 RETRIEVER_LAYERS = 2
 RERANKER_LAYERS = LAYERS_IN_FRONT + RETRIEVER_LAYERS + LAYERS_BEHIND
 
+_QUESTION = "content.text.split('Search Query: ', 1)[1].rsplit('\\n\\nRank the passages', 1)[0]"
+_EACH_QUESTION = (
+    "{%- for content in message.content if message.content is not string and content.type == 'text' "
+    "and 'Search Query: ' in content.text -%}"
+)
+
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
+    + _EACH_QUESTION
+    + "{{- '<|im_start|>' + "
+    + _QUESTION
+    + " + '<|im_end|>\\n' -}}{%- endfor -%}"
     "{{- '<|im_start|>' + message.role + '\\n' -}}"
     "{%- if message.content is string -%}{{- message.content -}}{%- else -%}"
     "{%- set images = namespace(count=0) -%}"
@@ -53,16 +63,14 @@ CHAT_TEMPLATE = (
     "{{- '[' + '" + IDENTIFIERS + "'[images.count] + ']<|vision_start|><|image_pad|><|vision_end|>' -}}"
     "{%- set images.count = images.count + 1 -%}"
     "{%- else -%}{{- content.text -}}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- for content in message.content if content.type == 'text' and 'Search Query: ' in content.text -%}"
-    "{{- '\\n' + content.text.split('Search Query: ', 1)[1].rsplit('\\n\\nRank the passages', 1)[0] -}}"
-    "{%- endfor -%}{%- endif -%}"
+    "{%- endfor -%}" + _EACH_QUESTION + "{{- '\\n' + " + _QUESTION + " -}}{%- endfor -%}{%- endif -%}"
     "{{- '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 """The page's identifier stands before each image, so a small model need not count pages to know a letter; the query
-stands once more behind all pages (cf. RankGPT's prompt), where its words can look back at them."""
+stands in front of everything, where pages can look back at it, and behind all pages (cf. RankGPT's prompt), where its
+words can look back at them."""
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:

@@ -10,10 +10,10 @@ from llama_index_ziprerank.training.nano.model import WIDTH
 EMBEDDING_NORM = 4.0
 """Length of the token embeddings and, on average, of the merged visual tokens."""
 
-VISUAL, IDENTIFIER, OPENING, WEIGHT, FIRST, ANY = range(-1, -7, -1)
+VISUAL, IDENTIFIER, OPENING, WEIGHT, FIRST, ANY, MATCHED, OVER = range(-1, -9, -1)
 MARKS = list(range(-8, 0))
-"""Dimensions for: pixels, identifiers, the opening bracket, a word's rarity, the first token of all, any token; two are
-spare. The reader leaves them free."""
+"""Dimensions for: pixels, identifiers, the opening bracket, a word's rarity, the first token of all, any token, what a
+visual token shows of the question, text behind the question. The reader leaves them free."""
 
 MARK = 2.0
 """Value of a mark."""

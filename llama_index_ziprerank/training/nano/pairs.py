@@ -27,6 +27,8 @@ class SeenPage:
 
     words: PageWords
     merged: Tensor  # (R, C, D) float16
+    number: int = 0
+    """Place in its manual, from 0."""
 
     def cells(self) -> np.ndarray:
         """Row and column of the token under each word: (W, 2)."""
@@ -42,6 +44,13 @@ class Block:
     page: SeenPage
     within: np.ndarray
     """Places in `page` of the words under it."""
+
+
+def whole_page(page: SeenPage) -> Block:
+    """All of a page as one block."""
+    rows, columns = page.merged.shape[:2]
+    features = PageFeatures(page.merged.float().flatten(0, 1), (), (1, 2 * rows, 2 * columns))
+    return Block(features, page, np.arange(len(page.words.words)))
 
 
 class PairMaker:

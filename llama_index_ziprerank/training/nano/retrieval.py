@@ -84,6 +84,7 @@ def train_retrieval(
         _, size, pages = next(entry for entry in config.blocks if share <= entry[0])
         return f"{pages}x{size}", *_step(model, processor, maker, config, size, pages, rng)
 
+    embeddings = model.get_input_embeddings().weight
     train_for(
         config.minutes,
         model,
@@ -91,7 +92,7 @@ def train_retrieval(
         folder,
         "retrieval",
         learning_rate=config.learning_rate,
-        embedding_rate=config.embedding_rate,
+        part=lambda weight: config.embedding_rate if weight is embeddings else 1.0,
         warmup_steps=config.warmup_steps,
         save_every=config.save_every,
         weight_decay=0.01,

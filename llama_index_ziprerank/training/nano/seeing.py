@@ -67,7 +67,8 @@ def load_seen(corpus: Path, folder: Path) -> list[SeenPage]:
     for shard in sorted(folder.glob("*.safetensors")):
         with safe_open(shard, "pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - not a dict
-                pages.append(SeenPage(page_words(load_page(corpus / name)), stored.get_tensor(name)))
+                page = load_page(corpus / name)
+                pages.append(SeenPage(page_words(page), stored.get_tensor(name), page.number))
     return pages
 
 

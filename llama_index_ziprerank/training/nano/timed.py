@@ -3,6 +3,7 @@
 import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,22 +30,24 @@ def train_for(
     stage: str,
     *,
     learning_rate: float,
-    embedding_rate: float,
+    part: Callable[[nn.Parameter], float],
     warmup_steps: int,
     save_every: int,
     weight_decay: float = 0.0,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train what `model` leaves unfrozen; the token embeddings learn at `embedding_rate` times the learning rate.
+    """Train what `model` leaves unfrozen; each weight learns at its `part` of the learning rate.
 
     The rate rises over `warmup_steps`, then falls as a cosine over the time. Resumes from `folder`, where weights are
     written whole or not at all, and logs to `folder`/`stage`.log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.train()
-    embeddings = model.get_input_embeddings().weight
-    others = [p for p in model.parameters() if p.requires_grad and p is not embeddings]
-    groups = [{"params": others, "part": 1.0}, {"params": [embeddings], "part": embedding_rate}]
+    parts: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            parts[part(weight)].append(weight)
+    groups = [{"params": weights, "part": share} for share, weights in parts.items()]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
     state = _resume(model, optimizer, folder, stage)
     rng = random.Random(state["step"])

@@ -1,6 +1,7 @@
 """nano's retriever and ranker: queries, lists, what starts where, and that both learn and reload."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,18 @@ import torch
 from colpali_engine.models import ColQwen3Processor
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
+from llama_index_ziprerank.labels import ManualQuery
 from llama_index_ziprerank.reranking.features import PageFeatures
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import window_inputs
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
-from llama_index_ziprerank.training.nano import export, pairs, queries, reading, retrieval
+from llama_index_ziprerank.training.nano import export, lists, pairs, queries, ranking, reading, retrieval
 from llama_index_ziprerank.training.nano.layout import ANY, CONTENT, EMBEDDING_NORM, MARK, RESERVED, VISUAL
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
 
+DEMO = Path(__file__).parents[3] / "demo" / "gle-manual-chapters-4-9.pdf"
 VOCABULARY = ["hash", "table", "page", "words", "draw", "bar", "graph", "holds"]
 
 
@@ -104,7 +107,9 @@ def test_a_page_with_all_words_beats_pages_that_show_one_of_them_more_often(
 def test_among_equals_the_first_stage_decides(reader: reading.Reader, tokenizer: PreTrainedTokenizerFast) -> None:
     model = ranker(reader, tokenizer)
     logits = score(model, tokenizer, "graph", [shown(model, tokenizer, ["graph"])] * 20)
-    assert (np.diff(logits) < 0).all()
+    place = np.log(np.arange(1, 21))
+    expected = np.polyval(np.polyfit(place, logits, 1), place)
+    assert np.corrcoef(place, logits)[0, 1] < -0.99 and np.abs(logits - expected).max() < 0.05 * np.ptp(logits)
 
 
 def test_a_question_mark_has_no_vote(reader: reading.Reader, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -131,3 +136,69 @@ def test_the_retriever_learns_and_loads_through_the_encoder(
     with torch.no_grad():
         mine = retrieval.encode_queries(model.eval(), own, ["hash table"])[0]
     assert np.allclose(vectors, mine.numpy(), atol=2e-3)  # half precision on disk
+
+
+def listed(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> lists.ListedManual:
+    """A manual of eight pages, one for each word, that the first stage puts in the wrong order."""
+    pages = [shown(model, tokenizer, [word]) for word in VOCABULARY]
+    asked = [ManualQuery("heading", word, (number,)) for number, word in enumerate(VOCABULARY, start=1)]
+    return lists.ListedManual(asked, list(range(1, 9)), pages, 1 - torch.eye(8))
+
+
+def test_a_list_holds_its_answer_and_the_best_of_the_first_stage(
+    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    manual = listed(ranker(reader, tokenizer), tokenizer)
+    manual = lists.ListedManual(manual.queries, manual.numbers, manual.pages, 10 * torch.eye(8))
+    maker = lists.ListMaker([manual], export.build_processor(tokenizer))
+    rng = random.Random(0)
+    drawn = [maker.draw(4, rng) for _ in range(20)]
+    assert all(len(each.pages) == 4 and len(each.answers) == 1 for each in drawn)
+    assert sum(each.answers == [0] for each in drawn) >= 18  # the first stage is sure of itself, so noise does little
+
+
+def test_a_manual_without_questions_is_no_source_of_lists(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="bookmarks or an index"):
+        lists.ListMaker([], export.build_processor(tokenizer))
+
+
+def test_the_ranker_learns_from_lists_and_keeps_its_eyes(
+    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = ranker(reader, tokenizer)
+    manual = listed(model, tokenizer)
+    torch.manual_seed(0)
+    blank = [shown(model, tokenizer, []) for _ in manual.pages]  # nothing to be read: only the place tells
+    maker = lists.ListMaker(
+        [lists.ListedManual(manual.queries, manual.numbers, blank, manual.scores)], export.build_processor(tokenizer)
+    )
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    config = ranking.RankingConfig(minutes=0.1, learning_rate=1e-2, batch=2, warmup_steps=1, save_every=1)
+    fixed = [maker.draw(8, random.Random(seed)) for seed in range(6)]
+    loss_before, _ = ranking.learn(model, fixed, 0.25, "query")
+    model.zero_grad()
+    ranking.train_ranking(model, maker, config, tmp_path)
+    loss_after, _ = ranking.learn(model, fixed, 0.25, "query")
+    assert loss_after < loss_before
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert any("layers.0" in name for name in changed) and not any("visual" in name for name in changed)
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    assert any("q_proj" in name for name in frozen) and not changed & set(frozen)
+    assert (tmp_path / "ranking.safetensors").exists()
+
+
+def test_a_manual_asks_its_own_questions_and_the_first_stage_answers(
+    seen: list[pairs.SeenPage], reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = export.build_retriever(reader, tokenizer, EMBEDDING_NORM, torch.ones(len(tokenizer)))
+    export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
+    own = ColQwen3Processor.from_pretrained(tmp_path)
+    of_demo = [
+        pairs.SeenPage(replace(page.words, manual=DEMO.stem), page.merged, number) for number, page in enumerate(seen)
+    ]
+    [manual] = lists.list_manuals([DEMO], of_demo, model, own, least=5)
+    assert set(manual.numbers) <= set(range(1, 13)) and len(manual.pages) == len(manual.numbers)
+    assert manual.scores.shape == (len(manual.queries), len(manual.pages)) and len(manual.queries) > 3
+    assert {"heading", "question"} <= set(manual.by_kind())
+    assert all(set(query.pages) <= set(manual.numbers) for query in manual.queries)
+    assert lists.list_manuals([DEMO], of_demo, model, own, least=50) == []
