@@ -21,7 +21,6 @@ from llama_index_ziprerank.training.nano.circuit import (
     LAYERS_IN_FRONT,
     mark_first,
     write_circuit,
-    write_neighbours,
 )
 from llama_index_ziprerank.training.nano.layout import (
     ANY,
@@ -34,6 +33,7 @@ from llama_index_ziprerank.training.nano.layout import (
     WEIGHT,
 )
 from llama_index_ziprerank.training.nano.model import MERGE, PATCH, nano_config
+from llama_index_ziprerank.training.nano.neighbours import write_neighbours
 from llama_index_ziprerank.training.nano.reading import Reader
 from llama_index_ziprerank.vision import use_linear_patch_embedding
 
