@@ -97,11 +97,14 @@ def build_nano(plan: Plan, output: Path) -> None:
 
     principal = first_stage.principal_directions(retriever, own, maker)
     ranker = export.build_reranker(retriever, tokenizer, principal)
-    listed = lists.list_manuals(fetch_pdfs(plan), seen, retriever.to(plan.device), own, max(ranking.SIZES))
+    export.save_reranker(ranker, processor, output / "reranker")
+    listed = lists.list_manuals(fetch_pdfs(plan), seen, retriever.to(plan.device), own)
+    if not listed:
+        print("No manual has questions of its own and enough pages: the ranker stays as written.", flush=True)
+        return
     ranking_config = ranking.RankingConfig(RANKING_SHARE * plan.minutes)
     ranking.train_ranking(ranker.to(plan.device), lists.ListMaker(listed, processor), ranking_config, work / "ranking")
-    ranker.cpu()
-    export.save_reranker(ranker, processor, output / "reranker")
+    export.save_reranker(ranker.cpu(), processor, output / "reranker")
 
 
 def fetch_pdfs(plan: Plan) -> list[Path]:

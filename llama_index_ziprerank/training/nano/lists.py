@@ -30,6 +30,9 @@ KINDS = {"heading": 0.33, "question": 0.33, "caption": 0.17, "term": 0.17}
 MOST_ANSWERS = 6
 """An index term with more pages asks for nothing in particular."""
 
+LEAST_PAGES = 5
+"""Of a manual, or a list of them would show too few."""
+
 _NOISE = (0.0, 0.2, 0.4)
 """Of the first stage's scores, in spreads of its first twenty."""
 
@@ -87,14 +90,14 @@ def list_manual(pdf: Path, seen: Sequence[SeenPage], retriever: ColQwen3, proces
 
 
 def list_manuals(
-    pdfs: Sequence[Path], seen: Sequence[SeenPage], retriever: ColQwen3, processor: ColQwen3Processor, least: int
+    pdfs: Sequence[Path], seen: Sequence[SeenPage], retriever: ColQwen3, processor: ColQwen3Processor
 ) -> list[ListedManual]:
-    """Do that for all manuals; those without a question or with fewer than `least` pages are left out."""
+    """Do that for all manuals; those without a question or with fewer than `LEAST_PAGES` pages are left out."""
     of_manual: Mapping[str, list[SeenPage]] = defaultdict(list)
     for page in seen:
         of_manual[page.words.manual].append(page)
     listed = [list_manual(pdf, of_manual[pdf.stem], retriever, processor) for pdf in track(pdfs, "Asking manuals")]
-    return [manual for manual in listed if manual.queries and len(manual.pages) >= least]
+    return [manual for manual in listed if manual.queries and len(manual.pages) >= LEAST_PAGES]
 
 
 class ListMaker:

@@ -1,9 +1,10 @@
 """Looks around: a layer that sees the tokens at the left and above, and one that adds up what stands to the left."""
 
 import math
+from collections.abc import Iterable
 
 import torch
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextAttention
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextAttention, Qwen3VLTextDecoderLayer
 
 from llama_index_ziprerank.training.nano.heads import IDLE, rows, sharpen, take_along
 from llama_index_ziprerank.training.nano.layout import ANY, FIRST, LETTERS, MATCHED, VISUAL
@@ -60,6 +61,14 @@ def write_neighbours(attention: Qwen3VLTextAttention) -> None:
         attention.k_proj.weight[away_from_all, FIRST] = 30  # so much that nothing else of the first token counts
     sharpen(attention, _NEIGHBOUR_GAIN)
     attention.o_proj.weight.zero_()
+
+
+def freeze_looks(layers: Iterable[Qwen3VLTextDecoderLayer]) -> None:
+    """Leave where layers look out of the training (circuit.py says why); what they make of it may learn."""
+    for layer in layers:
+        attention = layer.self_attn
+        for part in (attention.q_proj, attention.k_proj, attention.q_norm, attention.k_norm):
+            part.requires_grad_(False)
 
 
 def write_gather(attention: Qwen3VLTextAttention) -> None:

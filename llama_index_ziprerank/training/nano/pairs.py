@@ -46,11 +46,19 @@ class Block:
     """Places in `page` of the words under it."""
 
 
+def cut_block(page: SeenPage, corner: tuple[int, int], size: tuple[int, int]) -> Block:
+    """Cut a rectangle of rows and columns of tokens out of a page, and the words under it."""
+    (top, left), (height, width) = corner, size
+    merged = page.merged[top : top + height, left : left + width].float().flatten(0, 1)
+    cells, low = page.cells(), np.array(corner)
+    within = np.flatnonzero(((cells >= low) & (cells < low + np.array(size))).all(1))
+    return Block(PageFeatures(merged, (), (1, 2 * height, 2 * width)), page, within)
+
+
 def whole_page(page: SeenPage) -> Block:
     """All of a page as one block."""
     rows, columns = page.merged.shape[:2]
-    features = PageFeatures(page.merged.float().flatten(0, 1), (), (1, 2 * rows, 2 * columns))
-    return Block(features, page, np.arange(len(page.words.words)))
+    return cut_block(page, (0, 0), (rows, columns))
 
 
 class PairMaker:
@@ -102,7 +110,7 @@ class PairMaker:
             if not len(page.words.words):
                 continue
             corner, size_here = self._place(page, self.rng.randrange(len(page.words.words)), size)
-            block = self._block(page, corner, size_here)
+            block = cut_block(page, corner, size_here)
             if (query := self.ask(block)) is not None:
                 return index, query, block
         raise ValueError("None of 1000 sampled places on the pages holds two telling words; is the text layer there?")
@@ -133,15 +141,3 @@ class PairMaker:
         top = min(max(0, row - self.rng.randrange(height)), rows - height)
         left = min(max(0, column - self.rng.randrange(width)), columns - width)
         return (int(top), int(left)), (height, width)
-
-    @staticmethod
-    def _within(page: SeenPage, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        cells = page.cells()
-        low, high = np.array(corner), np.array(corner) + np.array(size)
-        return np.flatnonzero(((cells >= low) & (cells < high)).all(1))
-
-    def _block(self, page: SeenPage, corner: tuple[int, int], size: tuple[int, int]) -> Block:
-        (top, left), (height, width) = corner, size
-        merged = page.merged[top : top + height, left : left + width].float().flatten(0, 1)
-        within = self._within(page, corner, size)
-        return Block(PageFeatures(merged, (), (1, 2 * height, 2 * width)), page, within)

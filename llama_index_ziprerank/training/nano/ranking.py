@@ -18,6 +18,7 @@ from llama_index_ziprerank.training.cache import moved
 from llama_index_ziprerank.training.losses import soft_ranking_loss
 from llama_index_ziprerank.training.nano.circuit import LAYERS_BEHIND, LAYERS_IN_FRONT
 from llama_index_ziprerank.training.nano.lists import ListMaker, RankedList
+from llama_index_ziprerank.training.nano.neighbours import freeze_looks
 from llama_index_ziprerank.training.nano.timed import train_for
 
 SIZES = (20, 12)
@@ -55,9 +56,7 @@ def train_ranking(
     The tower is frozen, and so is where the retriever's layers look (circuit.py says why).
     """
     model.model.visual.requires_grad_(False)
-    for layer in model.model.language_model.layers[LAYERS_IN_FRONT:-LAYERS_BEHIND]:
-        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.q_norm, layer.self_attn.k_norm):
-            part.requires_grad_(False)
+    freeze_looks(model.model.language_model.layers[LAYERS_IN_FRONT:-LAYERS_BEHIND])
 
     def step(share: float, rng: random.Random) -> tuple[str, float, float]:
         chance = rng.random()

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from llama_index_ziprerank.training.nano.export import keep_reserved
+from llama_index_ziprerank.training.nano.neighbours import freeze_looks
 from llama_index_ziprerank.training.nano.pairs import Block, PairMaker
 from llama_index_ziprerank.training.nano.timed import train_for
 
@@ -76,9 +77,7 @@ def train_retrieval(
     Each batch holds pages of one or two manuals.
     """
     model.visual.requires_grad_(False)
-    for layer in model.language_model.layers:  # where they look: circuit.py says why
-        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.q_norm, layer.self_attn.k_norm):
-            part.requires_grad_(False)
+    freeze_looks(model.language_model.layers)
 
     def step(share: float, rng: random.Random) -> tuple[str, float, float]:
         _, size, pages = next(entry for entry in config.blocks if share <= entry[0])
