@@ -12,7 +12,6 @@ from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.cli.console import err, hide_weight_bars, out, track
 
 if TYPE_CHECKING:
-    from llama_index_ziprerank.training.finetune.documents import Labels
     from llama_index_ziprerank.training.finetune.run import Finetuned
     from llama_index_ziprerank.training.finetune.settings import Helpers
     from llama_index_ziprerank.training.teacher import Teacher
@@ -87,7 +86,7 @@ def finetune(
         helpers = _helpers(llm, api_base, embeddings)
         err.print(f"Teacher: {helpers.name}.", soft_wrap=True)
         with contextlib.redirect_stdout(sys.stderr):  # the Trainer's log is progress, not a result
-            result = run(pdfs, settings, _labels, track, helpers, lambda told: err.print(told, soft_wrap=True))
+            result = run(pdfs, settings, track, helpers, lambda told: err.print(told, soft_wrap=True))
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[training]'") from error
     out.print(f"{result.lists} lists learned; percent, {result.questions} held-out questions", soft_wrap=True)
@@ -126,20 +125,6 @@ def _helpers(llm: str | None, api_base: str | None, embeddings: str | None) -> "
             yield Teacher(LLMTeacher(model), retry_rule=seconds_before_retry)
 
     return Helpers(llm, open_teacher)
-
-
-def _labels(path: Path, texts: list[str], printed: list[str]) -> "Labels":
-    """Make questions of a PDF's outline, index and captions, as the evaluation does."""
-    from llama_index_ziprerank.labels import label_manual
-    from llama_index_ziprerank.labels.headings import read_outline
-    from llama_index_ziprerank.training.finetune.documents import Labels, Question
-
-    outline = read_outline(path)
-    labelled = label_manual(outline, texts, printed)
-    starts = sorted({heading.page for heading in outline})
-    sections = [sum(start <= page for start in starts) for page in range(1, len(texts) + 1)]
-    questions = tuple(Question(query.text, query.pages) for query in labelled.queries)
-    return Labels(questions, labelled.candidates, tuple(sections) if outline else tuple(range(len(texts))))
 
 
 def _gain(result: "Finetuned") -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from llama_index_ziprerank.labels import label_manual
+from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.pages.images import encode_png
 from llama_index_ziprerank.pages.page import PageError
 from llama_index_ziprerank.pages.pdf import read_pages
@@ -39,10 +41,6 @@ class Labels:
     """For each page the number of the heading that it stands under: questions are held out by it."""
 
 
-Labeller = Callable[[Path, list[str], list[str]], Labels]
-"""Makes labels of a PDF, the texts of its pages, and their printed numbers."""
-
-
 @dataclass(frozen=True)
 class Document:
     """A PDF that has been read."""
@@ -58,7 +56,7 @@ class Document:
         return f"{self.name}-{page:05d}"
 
 
-def read_document(path: Path, folder: Path, labeller: Labeller, track: Track) -> Document:
+def read_document(path: Path, folder: Path, track: Track) -> Document:
     """Read a PDF, or what an earlier run has read of it: images into `folder`, texts beside them.
 
     Raises:
@@ -69,7 +67,7 @@ def read_document(path: Path, folder: Path, labeller: Labeller, track: Track) ->
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(told, json.dumps(_read(path, folder, track), ensure_ascii=False))
     kept: dict[str, list[str]] = json.loads(told.read_text(encoding="utf-8"))
-    labels = labeller(path, kept["texts"], kept["printed"])
+    labels = _labels(path, kept["texts"], kept["printed"])
     drawn = set(kept["drawn"])
     candidates = tuple(page for page in labels.candidates if page in drawn)
     if len(candidates) < 2:
@@ -79,6 +77,16 @@ def read_document(path: Path, folder: Path, labeller: Labeller, track: Track) ->
         )
     questions = tuple(question for question in labels.questions if set(question.pages) <= set(candidates))
     return Document(path.stem, kept["texts"], Labels(questions, candidates, labels.sections))
+
+
+def _labels(path: Path, texts: list[str], printed: list[str]) -> Labels:
+    """Make questions of a PDF's outline, index and captions, as the evaluation does."""
+    outline = read_outline(path)
+    labelled = label_manual(outline, texts, printed)
+    starts = sorted({heading.page for heading in outline})
+    sections = [sum(start <= page for start in starts) for page in range(1, len(texts) + 1)]
+    questions = tuple(Question(query.text, query.pages) for query in labelled.queries)
+    return Labels(questions, labelled.candidates, tuple(sections) if outline else tuple(range(len(texts))))
 
 
 def _read(path: Path, folder: Path, track: Track) -> dict[str, list[str] | list[int]]:

@@ -14,7 +14,6 @@ from llama_index_ziprerank.training.cache import FeatureCache
 from llama_index_ziprerank.training.card import model_card
 from llama_index_ziprerank.training.finetune.documents import (
     Document,
-    Labeller,
     Question,
     Track,
     read_document,
@@ -60,7 +59,6 @@ class Finetuned:
 def finetune(
     pdfs: Sequence[Path],
     settings: Settings,
-    labeller: Labeller,
     track: Track,
     helpers: Helpers | None = None,
     say: Callable[[str], object] = print,
@@ -77,7 +75,7 @@ def finetune(
         CheckpointError, OSError: when something cannot be written.
     """
     try:
-        return _finetune(pdfs, settings, labeller, track, helpers or Helpers(), say)
+        return _finetune(pdfs, settings, track, helpers or Helpers(), say)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -91,7 +89,6 @@ def finetune(
 def _finetune(
     pdfs: Sequence[Path],
     settings: Settings,
-    labeller: Labeller,
     track: Track,
     helpers: Helpers,
     say: Callable[[str], object],
@@ -101,7 +98,7 @@ def _finetune(
     work = settings.output / WORK
     check_output(pdfs, settings, helpers)
     image = page_opener(work / "pages")
-    documents = [read_document(path, work / "pages", labeller, track) for path in pdfs]
+    documents = [read_document(path, work / "pages", track) for path in pdfs]
     learned, held = hold_out(_questions(documents, settings, helpers, track), settings.held_out, settings.seed)
     rankings = _first_stage(documents, [*learned, *held], settings, track)
     recipe = stage2_recipe(settings)
