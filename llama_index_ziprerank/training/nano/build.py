@@ -16,7 +16,7 @@ import torch
 import typer
 from colpali_engine.models import ColQwen3Processor
 from safetensors.torch import load_model
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from llama_index_ziprerank.training.nano import (
     corpus,
@@ -37,6 +37,9 @@ SYNTHETIC_PAGES = 1_900
 SEEN_PAGES = 2_000
 READING_SHARE, RETRIEVAL_SHARE, RANKING_SHARE = 0.6, 0.25, 0.15
 """How the time for training is divided."""
+
+WORN_SHARE = 0.6
+"""Of the manuals in the ranker's lists."""
 
 BATCH_ON_GPU = 64
 """How many times as many patches a GPU reads in a step as a CPU does."""
@@ -84,6 +87,7 @@ def build_nano(plan: Plan, output: Path) -> None:
     eyes = export.build_eyes(reader, tokenizer, norm).to(plan.device)
     seeing.see_pages(eyes, tokenizer, chosen, work / "seen")
     seen = seeing.load_seen(work / "corpus", work / "seen")
+    worn = see_worn(plan, eyes, tokenizer, chosen)
     maker = pairs.PairMaker(seen)
     processor = export.build_processor(tokenizer)
 
@@ -98,13 +102,30 @@ def build_nano(plan: Plan, output: Path) -> None:
     principal = first_stage.principal_directions(retriever, own, maker)
     ranker = export.build_reranker(retriever, tokenizer, principal)
     export.save_reranker(ranker, processor, output / "reranker")
-    listed = lists.list_manuals(fetch_pdfs(plan), seen, retriever.to(plan.device), own)
+    listed = lists.list_manuals(
+        fetch_pdfs(plan), shown_in_lists(seen, worn), retriever.to(plan.device), own, work / "lists"
+    )
     if not listed:
         print("No manual has questions of its own and enough pages: the ranker stays as written.", flush=True)
         return
     ranking_config = ranking.RankingConfig(RANKING_SHARE * plan.minutes)
     ranking.train_ranking(ranker.to(plan.device), lists.ListMaker(listed, processor), ranking_config, work / "ranking")
     export.save_reranker(ranker.cpu(), processor, output / "reranker")
+
+
+def see_worn(
+    plan: Plan, eyes: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, paths: list[Path]
+) -> list[pairs.SeenPage]:
+    """Some manuals once more, as if scanned."""
+    names, folder = seeing.worn_manuals(paths, WORN_SHARE), plan.work / "worn"
+    seeing.see_pages(eyes, tokenizer, [path for path in paths if path.parent.name in names], folder, worn=True)
+    return seeing.load_seen(plan.work / "corpus", folder)
+
+
+def shown_in_lists(seen: list[pairs.SeenPage], worn: list[pairs.SeenPage]) -> list[pairs.SeenPage]:
+    """What the lists show: a manual is worn as a whole or not at all."""
+    names = {page.words.manual for page in worn}
+    return worn + [page for page in seen if page.words.manual not in names]
 
 
 def fetch_pdfs(plan: Plan) -> list[Path]:

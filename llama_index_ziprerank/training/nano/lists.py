@@ -1,7 +1,7 @@
 """Lists for the ranker: a question that a manual answers by itself, and the pages that the first stage puts first.
 
 The first stage has learned from these manuals and orders their pages better than those of new ones. So its scores get
-noise, or the ranker would learn to trust it more than it deserves.
+noise, or the ranker would learn to trust it more than it deserves. Some of the manuals look scanned.
 """
 
 import random
@@ -14,6 +14,7 @@ import pypdfium2 as pdfium
 import torch
 from colpali_engine.models import ColQwen3, ColQwen3Processor
 from rich.progress import track
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen3VLProcessor
 
@@ -21,10 +22,10 @@ from llama_index_ziprerank.labels import ManualQuery, label_manual
 from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.reranking.features import PageFeatures
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt
-from llama_index_ziprerank.training.nano.pairs import SeenPage, whole_page
+from llama_index_ziprerank.training.nano.pairs import Block, SeenPage, whole_page
 from llama_index_ziprerank.training.nano.retrieval import encode_blocks, encode_queries
 
-KINDS = {"heading": 0.33, "question": 0.33, "caption": 0.17, "term": 0.17}
+KINDS = {"heading": 0.25, "question": 0.3, "caption": 0.12, "term": 0.33}
 """How often a question is of this kind, where a manual has it."""
 
 MOST_ANSWERS = 6
@@ -72,9 +73,10 @@ def read_queries(pdf: Path) -> tuple[tuple[ManualQuery, ...], tuple[int, ...]]:
     return labelled.queries, labelled.candidates
 
 
-@torch.no_grad()
-def list_manual(pdf: Path, seen: Sequence[SeenPage], retriever: ColQwen3, processor: ColQwen3Processor) -> ListedManual:
-    """Let the first stage rank the seen pages of one manual for each of its questions."""
+def list_manual(
+    pdf: Path, seen: Sequence[SeenPage], retriever: ColQwen3, processor: ColQwen3Processor, folder: Path
+) -> ListedManual:
+    """Let the first stage rank the seen pages of one manual for each of its questions; `folder` keeps the scores."""
     queries, candidates = read_queries(pdf)
     blocks = {page.number + 1: whole_page(page) for page in seen if page.number + 1 in candidates}
     asked = [
@@ -82,21 +84,37 @@ def list_manual(pdf: Path, seen: Sequence[SeenPage], retriever: ColQwen3, proces
         for query in queries
         if (answers := tuple(set(query.pages) & set(blocks))) and len(query.pages) <= MOST_ANSWERS
     ]
-    vectors = [encode_blocks(retriever, processor, [block])[0] for block in blocks.values()]
+    kept = folder / f"{pdf.stem}.safetensors"
+    scores = load_file(kept)["scores"] if kept.exists() else torch.zeros(0, 0)
+    if scores.shape != (len(asked), len(blocks)):
+        scores = _scores(asked, list(blocks.values()), retriever, processor)
+        save_file({"scores": scores}, kept.with_suffix(".partial"))
+        kept.with_suffix(".partial").rename(kept)
+    return ListedManual(asked, list(blocks), [block.features for block in blocks.values()], scores)
+
+
+@torch.no_grad()
+def _scores(
+    asked: Sequence[ManualQuery], blocks: Sequence[Block], retriever: ColQwen3, processor: ColQwen3Processor
+) -> Tensor:
+    """MaxSim of Q questions with N pages: (Q, N), on the CPU."""
+    vectors = [encode_blocks(retriever, processor, [block])[0] for block in blocks]
     questions = [encode_queries(retriever, processor, [query.text])[0] for query in asked]
     scores = [torch.stack([(question @ page.T).amax(1).sum() for page in vectors]).cpu() for question in questions]
-    pages = [block.features for block in blocks.values()]
-    return ListedManual(asked, list(blocks), pages, torch.stack(scores) if scores else torch.zeros(0, len(pages)))
+    return torch.stack(scores) if scores else torch.zeros(0, len(blocks))
 
 
 def list_manuals(
-    pdfs: Sequence[Path], seen: Sequence[SeenPage], retriever: ColQwen3, processor: ColQwen3Processor
+    pdfs: Sequence[Path], seen: Sequence[SeenPage], retriever: ColQwen3, processor: ColQwen3Processor, folder: Path
 ) -> list[ListedManual]:
     """Do that for all manuals; those without a question or with fewer than `LEAST_PAGES` pages are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
     of_manual: Mapping[str, list[SeenPage]] = defaultdict(list)
     for page in seen:
         of_manual[page.words.manual].append(page)
-    listed = [list_manual(pdf, of_manual[pdf.stem], retriever, processor) for pdf in track(pdfs, "Asking manuals")]
+    listed = [
+        list_manual(pdf, of_manual[pdf.stem], retriever, processor, folder) for pdf in track(pdfs, "Asking manuals")
+    ]
     return [manual for manual in listed if manual.queries and len(manual.pages) >= LEAST_PAGES]
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 from llama_index_ziprerank.reranking.features import page_features
 from llama_index_ziprerank.reranking.inputs import prepare_page
 from llama_index_ziprerank.training.nano.corpus import load_page
+from llama_index_ziprerank.training.nano.crops import degrade
 from llama_index_ziprerank.training.nano.export import build_eyes, build_processor
 from llama_index_ziprerank.training.nano.layout import CONTENT, EMBEDDING_NORM
 from llama_index_ziprerank.training.nano.pairs import SeenPage
@@ -45,17 +46,30 @@ def visual_norm(reader: Reader, tokenizer: PreTrainedTokenizerFast, paths: Seque
     return float(merged[:, :CONTENT].norm(dim=-1).mean())
 
 
+def worn_manuals(paths: Sequence[Path], share: float) -> set[str]:
+    """Draw this share of the manuals of some pages: those whose pages the ranker's lists show as if scanned."""
+    manuals = sorted({path.parent.name for path in paths})
+    return set(random.Random(len(manuals)).sample(manuals, round(share * len(manuals))))
+
+
 def see_pages(
-    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, paths: Sequence[Path], folder: Path
+    model: Qwen3VLForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    worn: bool = False,
 ) -> None:
-    """Write the merged tokens of all pages into `folder`, a shard at a time; shards that are there are kept."""
+    """Write the merged tokens of all pages into `folder`, a shard at a time; shards that are there are kept.
+
+    A page that is `worn` looks scanned.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for start in track(range(0, len(paths), SHARD), "Looking at pages"):
         shard = folder / f"{start:06d}.safetensors"
         if not shard.exists():
-            seen = {
-                f"{path.parent.name}/{path.name}": _see(model, tokenizer, path) for path in paths[start : start + SHARD]
-            }
+            some = paths[start : start + SHARD]
+            seen = {f"{path.parent.name}/{path.name}": _see(model, tokenizer, path, worn=worn) for path in some}
             partial = shard.with_suffix(f".{id(seen)}")
             save_file({name: merged.half().contiguous() for name, merged in seen.items()}, partial)
             partial.rename(shard)
@@ -72,9 +86,14 @@ def load_seen(corpus: Path, folder: Path) -> list[SeenPage]:
     return pages
 
 
-def _see(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, path: Path) -> torch.Tensor:
+def _see(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, path: Path, *, worn: bool = False
+) -> torch.Tensor:
     """Merged tokens of one page as the reranker gets them at inference: (R, C, D)."""
-    image = Image.fromarray(load_page(path).image).convert("RGB")
+    gray = load_page(path).image
+    if worn:
+        gray = degrade(torch.from_numpy(gray)[None].float())[0].byte().numpy()
+    image = Image.fromarray(gray).convert("RGB")
     [features] = page_features(model, [prepare_page(build_processor(tokenizer), image)])
     _, height, width = features.grid
     return features.merged.cpu().view(height // 2, width // 2, -1)

@@ -16,12 +16,25 @@ from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import window_inputs
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
-from llama_index_ziprerank.training.nano import export, lists, pairs, queries, ranking, reading, retrieval
+from llama_index_ziprerank.training.nano import (
+    build,
+    corpus,
+    export,
+    lists,
+    pairs,
+    queries,
+    ranking,
+    reading,
+    retrieval,
+    seeing,
+)
 from llama_index_ziprerank.training.nano.layout import ANY, CONTENT, EMBEDDING_NORM, MARK, RESERVED, VISUAL
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
 
 DEMO = Path(__file__).parents[3] / "demo" / "gle-manual-chapters-4-9.pdf"
+NO_WORDS = (np.zeros(0, np.uint32), np.zeros((0, 4), np.float32))
+"""Codes and boxes of a page that shows none."""
 VOCABULARY = ["hash", "table", "page", "words", "draw", "bar", "graph", "holds"]
 
 
@@ -196,9 +209,35 @@ def test_a_manual_asks_its_own_questions_and_the_first_stage_answers(
     of_demo = [
         pairs.SeenPage(replace(page.words, manual=DEMO.stem), page.merged, number) for number, page in enumerate(seen)
     ]
-    [manual] = lists.list_manuals([DEMO], of_demo, model, own)
+    [manual] = lists.list_manuals([DEMO], of_demo, model, own, tmp_path / "lists")
     assert set(manual.numbers) <= set(range(1, 13)) and len(manual.pages) == len(manual.numbers)
     assert manual.scores.shape == (len(manual.queries), len(manual.pages)) and len(manual.queries) > 3
     assert {"heading", "question"} <= set(manual.by_kind())
     assert all(set(query.pages) <= set(manual.numbers) for query in manual.queries)
-    assert lists.list_manuals([DEMO], of_demo[:4], model, own) == []
+    assert lists.list_manuals([DEMO], of_demo[:4], model, own, tmp_path / "few") == []
+    model.custom_text_proj.weight.data.zero_()  # nothing is scored again
+    [again] = lists.list_manuals([DEMO], of_demo, model, own, tmp_path / "lists")
+    assert torch.equal(again.scores, manual.scores)
+
+
+def test_some_manuals_look_scanned_in_the_lists(
+    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    drawn = [tmp_path / "corpus" / name / "0003.npz" for name in ("first", "second", "third", "fourth")]
+    page = corpus.CorpusPage(
+        "", 3, np.where(np.arange(96 * 64).reshape(96, 64) % 9 < 3, 0, 255).astype(np.uint8), *NO_WORDS
+    )
+    for path in drawn:
+        path.parent.mkdir(parents=True)
+        np.savez(path, image=page.image, codes=page.codes, boxes=page.boxes)
+    plan = build.Plan(tmp_path, 1.0, "cpu")
+    eyes = export.build_eyes(reader, tokenizer, EMBEDDING_NORM)
+    seeing.see_pages(eyes, tokenizer, drawn, tmp_path / "seen")
+    seen = seeing.load_seen(tmp_path / "corpus", tmp_path / "seen")
+    worn = build.see_worn(plan, eyes, tokenizer, drawn)
+    assert len(worn) == round(build.WORN_SHARE * 4)
+    shown = {each.words.manual: each.merged for each in build.shown_in_lists(seen, worn)}
+    clean = {each.words.manual: each.merged for each in seen}
+    assert shown.keys() == clean.keys()
+    looks_worn = {name for name in clean if not torch.equal(shown[name], clean[name])}
+    assert looks_worn == {each.words.manual for each in worn}
