@@ -87,7 +87,7 @@ def relative_rate(weight: nn.Parameter) -> float:
 def learn(
     model: Qwen3VLForConditionalGeneration, lists: list[RankedList], keep_ratio: float, pruning: PruningMode
 ) -> tuple[float, float]:
-    """Add the gradients of some lists; return mean loss and share of right firsts."""
+    """Add the gradients of some lists, matrix products in bfloat16; return mean loss and share of right firsts."""
     windows = [
         window_inputs(
             model,
@@ -98,7 +98,8 @@ def learn(
         )
         for each in lists
     ]
-    logits = window_logits(model, windows)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        logits = [some.float() for some in window_logits(model, windows)]
     losses = [
         soft_ranking_loss(some, each.answers, each.answers, 1.0) for some, each in zip(logits, lists, strict=True)
     ]
