@@ -39,7 +39,7 @@ READING_SHARE, RETRIEVAL_SHARE, RANKING_SHARE = 0.6, 0.25, 0.15
 """How the time for training is divided."""
 
 WORN_SHARE = 0.6
-"""Of the manuals in the ranker's lists."""
+"""How many of the manuals look scanned in the ranker's lists."""
 
 BATCH_ON_GPU = 64
 """How many times as many patches a GPU reads in a step as a CPU does."""

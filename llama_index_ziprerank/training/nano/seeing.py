@@ -46,10 +46,10 @@ def visual_norm(reader: Reader, tokenizer: PreTrainedTokenizerFast, paths: Seque
     return float(merged[:, :CONTENT].norm(dim=-1).mean())
 
 
-def worn_manuals(paths: Sequence[Path], share: float) -> set[str]:
+def worn_manuals(paths: Sequence[Path], share: float, seed: int = 1) -> set[str]:
     """Draw this share of the manuals of some pages: those whose pages the ranker's lists show as if scanned."""
     manuals = sorted({path.parent.name for path in paths})
-    return set(random.Random(len(manuals)).sample(manuals, round(share * len(manuals))))
+    return set(random.Random(seed).sample(manuals, round(share * len(manuals))))
 
 
 def see_pages(
