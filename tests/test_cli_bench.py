@@ -1,5 +1,6 @@
 """`ziprerank bench`, as a user types it."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,35 @@ def test_json_alone_is_on_stdout(run: Run) -> None:
     assert report["environment"]["dtype"] == "float32" and report["settings"]["batches"] == [1]
 
 
+def test_smaller_weights_get_rows_and_a_line_on_how_far_they_move_logits(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    efficiency = "llama_index_ziprerank.evaluation.efficiency"
+    monkeypatch.setattr(f"{efficiency}.settings.check_quantization", lambda name: None)
+    monkeypatch.setattr(f"{efficiency}.configurations.quantize", lambda model, name: None)  # leaves them as they are
+    code, out, _ = run(*SMALL, "--methods", "ours", "--keep", "1,0.5", "--quantization", "int8")
+    saved = json.loads((tmp_path / "to" / "bench.json").read_text())
+
+    assert code == 0
+    assert [row["label"] for row in saved["rows"]][-2:] == [
+        "ours, warm, keep 1, int8, batch 1", "ours, warm, keep 0.5, int8, batch 1",
+    ]  # fmt: skip
+    assert [(change["keep_ratio"], change["logits"], change["same_order"]) for change in saved["changes"]] == [
+        (1.0, 0.0, True), (0.5, 0.0, True),
+    ]  # fmt: skip
+    assert "int8 against the full weights, keep 0.5: logits differ by 0.0e+00 at most" in out
+    assert "the same order." in out and "int8: smaller weights in the language model" in out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is installed")
+def test_without_torchao_the_extra_is_named_before_anything_is_made(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("--model", "8b", "--quantization", "fp8")
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "pip install 'llama-index-ziprerank[quantization]'" in err
+    assert not (tmp_path / "to").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -66,6 +96,7 @@ def test_json_alone_is_on_stdout(run: Run) -> None:
         (("--methods", "magic"), "Methods are paper, generation, pointwise, ours; got magic"),
         (("--model", "/nowhere/model"), "No checkpoint at '/nowhere/model'"),
         (("--model", "8b", "--dtype", "int4"), "got 'int4'"),
+        (("--model", "8b", "--quantization", "int4"), "quantization is one of 'int8', 'fp8', got 'int4'"),
     ],
 )
 def test_what_is_wrong_is_one_line_on_stderr(run: Run, arguments: tuple[str, ...], said: str) -> None:

@@ -34,6 +34,10 @@ def bench(
     batches: Annotated[
         str, typer.Option("--batch", metavar="LIST", help="Questions asked at once  [default: 1,8; on a CPU 1]")
     ] = "",
+    quantization: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Weights of the language model for ours, beside the full ones: int8, fp8."),
+    ] = None,
     counts: Annotated[
         str, typer.Option(metavar="LIST", help="Further numbers of pages, for a curve: 5,10,50,100.")
     ] = "",
@@ -81,6 +85,7 @@ def bench(
         limit=limit,
         attempts=attempts,
         seed=seed,
+        quantization=quantization,  # type: ignore[arg-type]  # checked likewise
     )
     to.mkdir(parents=True, exist_ok=True)  # before minutes of work
     for report in run_bench(settings, track):

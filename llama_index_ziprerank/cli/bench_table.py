@@ -19,6 +19,10 @@ counts half; of peak: of the matmul peak above. warm: the pages' features are gi
 each with its pages. The paper's way has transformers' own tower, the others ours. others: part of the CPU time that
 other programs took at most; with --attempts, runs above {quiet:.0%} are made again."""
 
+NOTE_QUANTIZED = """\
+{name}: smaller weights in the language model. Their peak is without the full ones, which lie beside them; their TFLOP
+are those of the full ones."""
+
 
 def print_report(report: "Report") -> None:
     """Print the table, the curves' points, how exact it is, and what the figures mean."""
@@ -42,9 +46,18 @@ def print_report(report: "Report") -> None:
             f"its own lie {report.spread:.2g} apart.",
             soft_wrap=True,
         )
+    for change in report.changes:
+        order = "the same order" if change.same_order else "another order"
+        out.print(
+            f"{settings.quantization} against the full weights, keep {change.keep_ratio:g}: logits differ by "
+            f"{change.logits:.1e} at most; those of the full ones lie {change.spread:.2g} apart; {order}.",
+            soft_wrap=True,
+        )
     for label in report.out_of_memory:
         out.print(f"Out of memory: {label}", soft_wrap=True)
     out.print(NOTES.format(memory=where.memory, quiet=QUIET), soft_wrap=True)
+    if settings.quantization is not None:
+        out.print(NOTE_QUANTIZED.format(name=settings.quantization), soft_wrap=True)
 
 
 def _table(report: "Report", rows: "list[Row]") -> Table:

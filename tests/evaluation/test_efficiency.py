@@ -1,5 +1,6 @@
 """What the benchmark measures: that all methods do the same work, and that the work is counted right."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,11 +17,13 @@ from torch import nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionAttention
 
 from llama_index_ziprerank.evaluation.efficiency.bench import Outcome, bench, measure
+from llama_index_ziprerank.evaluation.efficiency.comparing import changes
 from llama_index_ziprerank.evaluation.efficiency.configurations import (
     SHAPES,
     as_transformers_has_it,
     configuration,
     load_reranker,
+    quantized,
     random_model,
 )
 from llama_index_ziprerank.evaluation.efficiency.measuring import (
@@ -29,15 +32,18 @@ from llama_index_ziprerank.evaluation.efficiency.measuring import (
     matmul_peak,
     others_at_work,
     peak_memory,
+    weight_bytes,
 )
 from llama_index_ziprerank.evaluation.efficiency.methods import Method, run
-from llama_index_ziprerank.evaluation.efficiency.report import Environment, Report
+from llama_index_ziprerank.evaluation.efficiency.report import Change, Environment, Report
 from llama_index_ziprerank.evaluation.efficiency.settings import Settings, parse_size
 from llama_index_ziprerank.evaluation.efficiency.subjects import Subject, page_images, questions
 from llama_index_ziprerank.evaluation.tracking import silently
 from llama_index_ziprerank.reranking.loading import load_processor
 
 PAPER, COLD, WARM = Method("paper"), Method("ours"), Method("ours", warm=True)
+INT8 = Method("ours", warm=True, quantization="int8")
+HAS_TORCHAO = importlib.util.find_spec("torchao") is not None
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +234,7 @@ def test_the_report_compares_rows_on_the_same_pages_only(subject: Subject) -> No
     table = _measured([PAPER, WARM], subject, settings)
     lone = _measured([WARM], Subject(subject.reranker, subject.twin, *_two_of(subject)), settings)
     where = Environment("cpu", 1, "float32", "2", "5", 1, 4, matmul_peak=1e12, memory="resident")
-    report = Report(settings, where, table.rows, lone.rows, *table.differences, [])
+    report = Report(settings, where, table.rows, lone.rows, *table.differences, [], [])
     paper, ours = report.rows
 
     assert report.difference is not None and report.spread is not None and report.difference < 1e-4 < report.spread
@@ -261,6 +267,8 @@ def test_pages_are_of_their_size_and_no_two_are_alike() -> None:
         ({"pages": 0}, "pages is at least 1, got 0"),
         ({"counts": (5, 0)}, "at least 1, got (5, 0)"),
         ({"sizes": ((8, 100),)}, "32 to 4096 pixels a side, got 8x100"),
+        ({"quantization": "int4"}, "quantization is one of 'int8', 'fp8', got 'int4'"),
+        ({"quantization": "int8", "kinds": ("paper",)}, "Quantization is for ours; got methods paper."),
     ],
 )
 def test_settings_say_what_came(options: dict[str, Any], said: str) -> None:
@@ -278,6 +286,84 @@ def test_sizes_are_read_as_width_and_height() -> None:
 def test_random_weights_need_a_precision_that_is_one() -> None:
     with pytest.raises(ValueError, match="dtype is one of 'bfloat16', 'float16', 'float32'.*got 'int4'"):
         load_reranker("15m", dtype="int4")
+
+
+@pytest.fixture
+def double_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of torchao: the last layer's output is doubled, in weights of its own."""
+
+    def double(model: Any, quantization: str) -> None:
+        out = model.model.language_model.layers[-1].mlp.down_proj
+        out.weight = nn.Parameter(2 * out.weight.detach(), requires_grad=False)
+
+    monkeypatch.setattr("llama_index_ziprerank.evaluation.efficiency.configurations.quantize", double)
+    monkeypatch.setattr("llama_index_ziprerank.evaluation.efficiency.settings.check_quantization", lambda name: None)
+
+
+def test_quantized_rows_come_last_and_are_warm(double_instead: None) -> None:
+    plain = Settings(keep_ratios=(1.0, 0.5), batches=(1, 8)).methods
+    settings = Settings(keep_ratios=(1.0, 0.5), batches=(1, 8), quantization="fp8")
+    added = settings.methods[len(plain) :]
+    assert settings.methods[: len(plain)] == plain
+    assert [method.label for method in added] == [
+        "ours, warm, keep 1, fp8, batch 1", "ours, warm, keep 0.5, fp8, batch 1",
+        "ours, warm, keep 1, fp8, batch 8", "ours, warm, keep 0.5, fp8, batch 8",
+    ]  # fmt: skip
+    assert all(method.quantization is None for method in settings.curves)
+
+
+def test_the_quantized_copy_shares_what_was_not_quantized(subject: Subject, double_instead: None) -> None:
+    before = run(WARM, subject)
+    model, smaller = subject.reranker.model, quantized(subject.reranker, "int8").model
+    own = {weight.data_ptr() for weight in smaller.parameters()} - {weight.data_ptr() for weight in model.parameters()}
+    assert own == {smaller.model.language_model.layers[-1].mlp.down_proj.weight.data_ptr()}
+    torch.testing.assert_close(run(WARM, subject), before, rtol=0, atol=0)
+
+
+def test_quantized_rows_are_watched_and_compared_with_the_full_weights(double_instead: None) -> None:
+    settings = Settings(
+        str(PARITY), "cpu", pages=3, size=(96, 96), kinds=("paper", "ours"), keep_ratios=(1.0, 0.5), batches=(1, 2),
+        repeats=1, quantization="int8",
+    )  # fmt: skip
+    *_, report = bench(settings)
+    rows = {row.method: row for row in report.rows}
+    assert rows[INT8].tokens == rows[WARM].tokens and rows[INT8].flops == rows[WARM].flops
+    assert rows[INT8].milliseconds["llm"] > 0 == rows[INT8].milliseconds["vision"]
+    assert [change.keep_ratio for change in report.changes] == [1.0, 0.5]
+    assert all(change.logits > 1e-3 for change in report.changes)
+    assert report.difference is not None and report.difference < 1e-4  # of the full weights alone
+
+
+def test_a_change_is_the_largest_of_a_logit_and_whether_pages_swap() -> None:
+    full, near, swapped = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([3.5, 1.0, 1.75]), torch.tensor([3.0, 2.5, 2.0])
+    half, half_int8 = Method("ours", True, 0.5), Method("ours", True, 0.5, 1, "int8")
+    answers = {WARM: full, half: full, INT8: near, half_int8: swapped}
+    assert changes(answers, 3) == [Change(1.0, 0.5, 2.0, same_order=True), Change(0.5, 1.5, 2.0, same_order=False)]
+    assert changes({INT8: near}, 3) == changes(answers, 21) == []
+
+
+def test_plain_weights_take_what_they_say() -> None:
+    model = nn.Linear(4, 5)
+    assert weight_bytes(model) == 4 * (4 * 5 + 5)
+
+
+@pytest.mark.skipif(not HAS_TORCHAO, reason="torchao is an optional extra")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_int8_weights_take_a_quarter_and_leave_the_full_ones_alone(subject: Subject) -> None:
+    before = run(WARM, subject)
+    smaller = quantized(subject.reranker, "int8")
+    full = subject.reranker.model.model.language_model.layers
+    linear = [module for module in full.modules() if isinstance(module, nn.Linear)]
+    rows, weights = sum(module.out_features for module in linear), sum(module.weight.numel() for module in linear)
+    saved = weight_bytes(full) - weight_bytes(smaller.model.model.language_model.layers)
+    assert 3 * weights - 8 * rows <= saved <= 3 * weights - 4 * rows  # a scale a row, perhaps a zero point too
+    torch.testing.assert_close(run(WARM, subject), before, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(HAS_TORCHAO, reason="torchao is installed")
+def test_without_torchao_nothing_is_measured() -> None:
+    with pytest.raises(ImportError, match=r"needs torchao.*llama-index-ziprerank\[quantization\]"):
+        Settings(quantization="int8")
 
 
 def _measured(methods: Sequence[Method], subject: Subject, settings: Settings) -> Outcome:

@@ -18,7 +18,12 @@ import transformers
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
-from llama_index_ziprerank.evaluation.efficiency.configurations import as_transformers_has_it, load_reranker
+from llama_index_ziprerank.evaluation.efficiency.comparing import changes, differences
+from llama_index_ziprerank.evaluation.efficiency.configurations import (
+    as_transformers_has_it,
+    load_reranker,
+    quantized,
+)
 from llama_index_ziprerank.evaluation.efficiency.measuring import (
     STAGES,
     count_flops,
@@ -27,15 +32,15 @@ from llama_index_ziprerank.evaluation.efficiency.measuring import (
     memory_kind,
     others_at_work,
     peak_memory,
+    weight_bytes,
 )
-from llama_index_ziprerank.evaluation.efficiency.methods import Method, run
-from llama_index_ziprerank.evaluation.efficiency.report import Environment, Report, Row
+from llama_index_ziprerank.evaluation.efficiency.methods import Method, reranker_of, run
+from llama_index_ziprerank.evaluation.efficiency.report import Change, Environment, Report, Row
 from llama_index_ziprerank.evaluation.efficiency.settings import Settings
 from llama_index_ziprerank.evaluation.efficiency.subjects import Subject, page_images, questions
 from llama_index_ziprerank.evaluation.tracking import Track, silently
 from llama_index_ziprerank.reranking import ListwiseReranker, RerankMemoryError
 from llama_index_ziprerank.reranking.batching import is_out_of_memory
-from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
 
 QUIET = 0.05
 """Part of the CPU time that other programs may take during a run that counts."""
@@ -63,7 +68,7 @@ class _Case:
 
     def run(self, subject: Subject, attempts: int) -> None:
         """Run once more; a run that other programs disturbed is thrown away and made again, a few times."""
-        models = [subject.reranker.model, subject.twin]
+        models = subject.models
         for left in reversed(range(attempts)):
             with peak_memory(models[0].device) as memory, others_at_work() as others, listening(models) as watch:
                 run(self.method, subject)
@@ -77,7 +82,7 @@ class _Case:
     def row(self, subject: Subject) -> Row:
         batch = self.method.batch
         totals = [sum(times.values()) / batch for times in self.times]
-        weights = sum(weight.nbytes for weight in subject.reranker.model.parameters())
+        weights = weight_bytes(reranker_of(self.method, subject).model)
         return Row(
             method=self.method,
             pages=len(subject.images),
@@ -101,6 +106,7 @@ class Outcome:
     rows: list[Row]
     differences: tuple[float | None, float | None]
     """`Report.difference` and `Report.spread`."""
+    changes: list[Change]
     out_of_memory: list[str]
     matmul_peak: float
     """The best that was seen between the rounds, so that a disturbance does not pass for the machine's speed."""
@@ -110,18 +116,20 @@ def bench(settings: Settings, track: Track = silently) -> Iterator[Report]:
     """Run the benchmark: yields what is known after every run that was timed; the last report is the whole one.
 
     Raises:
-        ValueError: for a dtype that is none, and what loading a checkpoint raises.
+        ValueError: for a dtype that is none, for a device or precision that cannot do the quantization, and what
+            loading a checkpoint raises.
         RerankMemoryError: when no method of the table has enough memory.
     """
     deadline = inf if settings.limit is None else perf_counter() + settings.limit
     reranker = load_reranker(settings.model, settings.device, settings.dtype, seed=settings.seed)
     settings = settings.on(reranker.model.device.type)
     twin = as_transformers_has_it(reranker.model)
+    smaller = None if settings.quantization is None else quantized(reranker, settings.quantization)
     finished: list[Outcome] = []
     for methods, pages, size in settings.lists:
         if finished and perf_counter() > deadline:
             break
-        subject = _subject(reranker, twin, methods, page_images(pages, size, settings.seed))
+        subject = _subject(reranker, twin, smaller, methods, page_images(pages, size, settings.seed))
         for outcome in measure(methods, subject, settings, track, deadline):
             yield _report(settings, reranker.model, [*finished, outcome])
         finished.append(outcome)
@@ -139,17 +147,20 @@ def _report(settings: Settings, model: Qwen3VLForConditionalGeneration, outcomes
         difference=table.differences[0],
         spread=table.differences[1],
         out_of_memory=[label for outcome in outcomes for label in outcome.out_of_memory],
+        changes=table.changes,
     )
 
 
 def _subject(
     reranker: ListwiseReranker,
     twin: Qwen3VLForConditionalGeneration,
+    smaller: ListwiseReranker | None,
     methods: Sequence[Method],
     images: Sequence[Image.Image],
 ) -> Subject:
     features = reranker.encode_pages(images) if any(method.warm for method in methods) else []
-    return Subject(reranker, twin, images, features, questions(max(method.batch for method in methods)))
+    queries = questions(max(method.batch for method in methods))
+    return Subject(reranker, twin, images, features, queries, smaller)
 
 
 def measure(
@@ -166,8 +177,9 @@ def measure(
     peak = matmul_peak(model.device, model.dtype)
 
     def so_far() -> Outcome:
-        differences = _differences(cases, len(subject.images))
-        return Outcome([case.row(subject) for case in cases], differences, list(out_of_memory), peak)
+        rows, pages = [case.row(subject) for case in cases], len(subject.images)
+        answers = {case.method: case.logits for case in cases if case.logits is not None}
+        return Outcome(rows, differences(answers, pages), changes(answers, pages), list(out_of_memory), peak)
 
     for method in track(methods, f"Warming up, {subject.name}", len(methods)):
         if cases and perf_counter() > deadline:
@@ -207,40 +219,31 @@ def _noting(out_of_memory: list[str], label: str) -> Iterator[None]:
 def _warmed_up(method: Method, subject: Subject, cases: Sequence[_Case]) -> _Case:
     """Run a method once, unless one of ``cases`` did so for another batch.
 
-    Of a batch one question is run: the counter listens to one thread, and all questions cost the same.
+    Of a batch one question is run: the counter listens to one thread, and all questions cost the same. It cannot see
+    products of quantized weights; there are as many as with the full ones.
     """
     alone = replace(method, batch=1)
     for case in cases:
         if replace(case.method, batch=1) == alone:
             return _Case(method, case.flops, case.logits)
+    if method.quantization is not None:
+        full = _warmed_up(replace(alone, quantization=None), subject, cases)
+        [logits] = run(alone, subject)
+        return _Case(method, full.flops, logits)
     flops, answers = count_flops(lambda: run(alone, subject))
     return _Case(method, flops, answers[0] if answers else None)
 
 
-def _differences(cases: Sequence[_Case], pages: int) -> tuple[float | None, float | None]:
-    """Return how far our logits, nothing pruned, are from the paper's way, and how far its own lie apart.
-
-    None where they cannot be compared: one of both was not run, or pages were read in several windows.
-    """
-    papers = [case.logits for case in cases if case.method.kind == "paper" and case.logits is not None]
-    ours = [case.logits for case in cases if case.method.kind == "ours" and case.method.keep_ratio == 1]
-    if not papers or not ours or pages > WINDOW_SIZE:
-        return None, None
-    [paper] = papers
-    difference = max(float((logits - paper).abs().max()) for logits in ours if logits is not None)
-    return difference, float(paper.max() - paper.min())
-
-
 def _environment(model: Qwen3VLForConditionalGeneration, peak: float) -> Environment:
-    device, weights = model.device, list(model.parameters())
+    device = model.device
     return Environment(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})",
         threads=torch.get_num_threads(),
         dtype=str(model.dtype).removeprefix("torch."),
         torch=torch.__version__,
         transformers=transformers.__version__,
-        parameters=sum(weight.numel() for weight in weights),
-        weight_bytes=sum(weight.nbytes for weight in weights),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        weight_bytes=weight_bytes(model),
         matmul_peak=peak,
         memory=memory_kind(device),
     )

@@ -15,6 +15,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLay
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.reranking.loading import default_device, load_processor, make_fast
+from llama_index_ziprerank.reranking.quantization import Quantization, quantize
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,25 @@ def as_transformers_has_it(model: Qwen3VLForConditionalGeneration) -> Qwen3VLFor
     Patches are embedded by a Conv3d, pages attend one after another, and the last layer works on every token: what
     `vision.py` and `last_layer.py` changed is taken back.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    twin = _copy_without_weights(model)
     for module in twin.modules():
         for original in (nn.Conv3d, Qwen3VLVisionAttention, Qwen3VLTextDecoderLayer):
             if isinstance(module, original):
                 module.__class__ = original
     return twin
+
+
+def quantized(reranker: ListwiseReranker, quantization: Quantization) -> ListwiseReranker:
+    """Copy a reranker; the copy's language model has smaller weights beside the full ones, all others are shared.
+
+    Raises:
+        ValueError: when the model's device or precision cannot do it.
+    """
+    model = _copy_without_weights(reranker.model)
+    quantize(model, quantization)  # puts new weights where they are smaller, and leaves the shared ones alone
+    return ListwiseReranker(model, reranker.processor, reranker.name)
+
+
+def _copy_without_weights(model: Qwen3VLForConditionalGeneration) -> Qwen3VLForConditionalGeneration:
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

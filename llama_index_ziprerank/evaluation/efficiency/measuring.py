@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -158,6 +160,18 @@ def _busy() -> float:
     """Return the seconds that all cores together have worked so far."""
     times = psutil.cpu_times()
     return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the memory that weights take. Quantized ones are made of several tensors and call themselves full ones."""
+    return sum(map(_bytes, model.parameters()))
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    if not is_traceable_wrapper_subclass(tensor):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_bytes(getattr(tensor, name)) for name in names)
 
 
 def memory_kind(device: torch.device) -> str:

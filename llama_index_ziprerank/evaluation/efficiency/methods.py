@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from llama_index_ziprerank.evaluation.efficiency.subjects import Subject
-from llama_index_ziprerank.reranking import RankingInputs, build_ranking_inputs
+from llama_index_ziprerank.reranking import ListwiseReranker, RankingInputs, build_ranking_inputs
 from llama_index_ziprerank.reranking.features import page_features
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt, prepare_page
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, format_permutation
 from llama_index_ziprerank.reranking.pruning import window_inputs
+from llama_index_ziprerank.reranking.quantization import Quantization
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.reranking.windows import window_spans
 
@@ -38,13 +39,25 @@ class Method:
     keep_ratio: float = 1.0
     batch: int = 1
     """Questions that are asked at the same time, each with its pages."""
+    quantization: Quantization | None = None
+    """Smaller weights for the language model; None: the full ones."""
 
     @property
     def label(self) -> str:
         """How a table calls it."""
         if self.kind != "ours":
             return _LABELS[self.kind]
-        return f"ours, {'warm' if self.warm else 'cold'}, keep {self.keep_ratio:g}, batch {self.batch}"
+        weights = "" if self.quantization is None else f", {self.quantization}"
+        return f"ours, {'warm' if self.warm else 'cold'}, keep {self.keep_ratio:g}{weights}, batch {self.batch}"
+
+
+def reranker_of(method: Method, subject: Subject) -> ListwiseReranker:
+    """Find the reranker with the weights that a method asks for."""
+    if method.quantization is None:
+        return subject.reranker
+    if subject.quantized is None:
+        raise ValueError(f"{method.label!r} needs a subject with quantized weights, got one without.")
+    return subject.quantized
 
 
 @torch.inference_mode()
@@ -100,10 +113,10 @@ def _pointwise(method: Method, subject: Subject) -> list[torch.Tensor]:
 
 def _ours(method: Method, subject: Subject) -> list[torch.Tensor]:
     """Call the reranker as its users do, from as many threads as there are questions; it batches the calls itself."""
-    pages = subject.features if method.warm else subject.images
+    reranker, pages = reranker_of(method, subject), subject.features if method.warm else subject.images
 
     def rerank(query: str) -> torch.Tensor:
-        return torch.tensor(subject.reranker.rerank(query, pages, method.keep_ratio).logits)
+        return torch.tensor(reranker.rerank(query, pages, method.keep_ratio).logits)
 
     if method.batch == 1:
         return [rerank(subject.queries[0])]

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from llama_index_ziprerank.evaluation.efficiency.methods import Method
 from llama_index_ziprerank.evaluation.efficiency.report import Report, Row
 
 COLOURS = {"prepare": "#c3ccd5", "vision": "#3b6ea8", "prune": "#e0a030", "llm": "#1b7f4b"}
@@ -35,7 +36,7 @@ def draw(report: Report, path: Path) -> None:
         curves.append(("pages", by_pages, lambda row: row.pages))
     if len({row.size for row in by_size}) > 1:
         curves.append(("megapixels of a page", by_size, lambda row: row.size[0] * row.size[1] / 1e6))
-    kept = [row for row in report.rows if row.method.warm and row.method.batch == 1]
+    kept = [row for row in report.rows if row.method == Method("ours", warm=True, keep_ratio=row.method.keep_ratio)]
     panels = len(curves) + (len(kept) > 1)
     bars_height = 1.6 + 0.42 * len(report.rows)
     heights = [bars_height, CURVES_HEIGHT] if panels else [bars_height]

@@ -50,6 +50,18 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What smaller weights change about the answer to the first question, pages warm and over one window."""
+
+    keep_ratio: float
+    logits: float
+    """Largest change of a logit."""
+    spread: float
+    """Largest distance between two pages' logits with the full weights, to compare it with."""
+    same_order: bool
+
+
+@dataclass(frozen=True)
 class Report:
     """One run of the benchmark."""
 
@@ -64,6 +76,8 @@ class Report:
     """Largest distance between two pages' logits in the paper's way, to compare it with."""
     out_of_memory: list[str]
     """Methods that the device has too little memory for, as the table calls them."""
+    changes: list[Change]
+    """By `Settings.quantization`, for each part of the visual tokens that is kept; empty over several windows."""
 
     def share_of_peak(self, row: Row) -> float:
         """Part of the measured matmul peak that a row's arithmetic reaches."""

@@ -6,6 +6,7 @@ from typing import get_args
 
 from llama_index_ziprerank.evaluation.efficiency.methods import Kind, Method
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
+from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization
 
 Size = tuple[int, int]
 """Width and height of a page, in pixels."""
@@ -15,7 +16,7 @@ _LONGEST_SIDE = 4096  # the reranker scales all pages down to 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and how long. ValueError for a field out of its bounds."""
+    """What to measure, and how long. ValueError for a field out of its bounds, ImportError without torchao."""
 
     model: str = "15m"
     """A name in `SHAPES`, or a checkpoint."""
@@ -40,6 +41,8 @@ class Settings:
     attempts: int = 1
     """Times that a run is tried when other programs are at work; the last one counts in any case."""
     seed: int = 0
+    quantization: Quantization | None = None
+    """Smaller weights for the language model of ours, warm, measured beside the full ones."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.kinds) - set(get_args(Kind))):
@@ -57,6 +60,9 @@ class Settings:
         for width, height in (self.size, *self.sizes):
             if not (32 <= width <= _LONGEST_SIDE and 32 <= height <= _LONGEST_SIDE):
                 raise ValueError(f"A page has 32 to {_LONGEST_SIDE} pixels a side, got {width}x{height}.")
+        if self.quantization is not None and "ours" not in self.kinds:
+            raise ValueError(f"Quantization is for ours; got methods {', '.join(self.kinds)}. Name ours among them.")
+        check_quantization(self.quantization)
 
     def on(self, device: str) -> "Settings":
         """Fill in what depends on the device's type."""
@@ -64,7 +70,7 @@ class Settings:
 
     @property
     def methods(self) -> list[Method]:
-        """What is compared, the paper's way first."""
+        """What is compared, the paper's way first, smaller weights last."""
         rivals = [Method(kind) for kind in get_args(Kind) if kind in self.kinds and kind != "ours"]
         ours = [
             Method("ours", warm, keep_ratio, batch)
@@ -72,6 +78,8 @@ class Settings:
             for warm in (False, True)
             for keep_ratio in self.keep_ratios
         ]
+        if self.quantization is not None:
+            ours += [replace(method, quantization=self.quantization) for method in ours if method.warm]
         return [*rivals, *(ours if "ours" in self.kinds else [])]
 
     @property

@@ -25,6 +25,14 @@ class Subject:
     features: Sequence[PageFeatures]
     """Of the same pages, for the warm methods; empty where there is none of them."""
     queries: Sequence[str]
+    quantized: ListwiseReranker | None = None
+    """The same weights, smaller ones in the language model; None where no method asks for them."""
+
+    @property
+    def models(self) -> list[Qwen3VLForConditionalGeneration]:
+        """All models that a method may run."""
+        smaller = [] if self.quantized is None else [self.quantized.model]
+        return [self.reranker.model, self.twin, *smaller]
 
     @property
     def name(self) -> str:
