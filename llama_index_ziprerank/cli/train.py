@@ -70,8 +70,7 @@ def cost(
         from llama_index_ziprerank.training.step_cost import step_cost
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[training]'") from error
-    on_gpu = torch.cuda.is_available()
-    precision: Precision = "bfloat16" if on_gpu else "float32"
+    precision: Precision = "bfloat16" if torch.cuda.is_available() and model != EMBEDDED else "float32"
     shown = [page.image for page in islice(read_pages(pdf), pages)]
     with TemporaryDirectory() as folder:
         recipe = Stage2(

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from llama_index_ziprerank.checkpoints import resolve_reranker
 from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.reranking.loading import set_tower_attention
 
@@ -23,6 +24,12 @@ def test_the_precision_can_be_chosen(checkpoint: Path) -> None:
     assert ListwiseReranker.from_pretrained(str(checkpoint), "cpu").model.dtype == torch.float32
     for dtype in ("bfloat16", torch.bfloat16):
         assert ListwiseReranker.from_pretrained(str(checkpoint), "cpu", dtype).model.dtype == torch.bfloat16
+
+
+def test_nano_is_stored_in_half_precision_and_runs_in_float32() -> None:
+    weights = load_file(Path(resolve_reranker("nano"), "model.safetensors"))
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert ListwiseReranker.from_pretrained("nano", "cpu", "auto").model.dtype == torch.float32
 
 
 def test_the_tower_can_attend_otherwise_than_the_language_model(checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 from colpali_engine.models import ColQwen3, ColQwen3Processor
 from torch import Tensor
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessor,
     Qwen3VLConfig,
@@ -206,17 +207,25 @@ def build_reranker(
 
 
 def save_reranker(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, folder: Path) -> None:
-    """Write the checkpoint in half precision."""
-    model.half().save_pretrained(folder)
-    model.float()
+    """Write the checkpoint."""
+    _save_halved(model, folder)
     processor.save_pretrained(folder)
 
 
 def save_retriever(model: ColQwen3, processor: Qwen3VLProcessor, folder: Path) -> None:
-    """Write the checkpoint in half precision, with colpali-engine's processor."""
-    model.half().save_pretrained(folder)
-    model.float()
+    """Write the checkpoint, with colpali-engine's processor."""
+    _save_halved(model, folder)
     own = ColQwen3Processor(
         processor.image_processor, processor.tokenizer, processor.video_processor, processor.chat_template
     )
     own.save_pretrained(folder)
+
+
+def _save_halved(model: PreTrainedModel, folder: Path) -> None:
+    """Write weights in half precision that load as float32: the circuit's attention is too sharp to run in less.
+
+    In float16 its logits overflow, in bfloat16 no order of twenty pages stays.
+    """
+    model.half().save_pretrained(folder)
+    model.float().config.dtype = torch.float32
+    model.config.save_pretrained(folder)

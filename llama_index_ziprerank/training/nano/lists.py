@@ -25,7 +25,7 @@ from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_
 from llama_index_ziprerank.training.nano.pairs import Block, SeenPage, whole_page
 from llama_index_ziprerank.training.nano.retrieval import encode_blocks, encode_queries
 
-KINDS = {"heading": 0.25, "question": 0.3, "caption": 0.12, "term": 0.33}
+KINDS = {"heading": 0.28, "question": 0.33, "caption": 0.12, "term": 0.27}
 """How often a question is of this kind, where a manual has it."""
 
 MOST_ANSWERS = 6
@@ -43,8 +43,9 @@ class RankedList:
     """One list. N pages, in the order of the first stage."""
 
     prompt: RankingPrompt
-    pages: list[PageFeatures]  # N
-    answers: list[int]  # places of the pages that answer
+    manual: int  # which one
+    pages: list[int]  # N: places in the manual
+    answers: list[int]  # places in the list of the pages that answer
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,13 @@ class ListMaker:
                     continue
                 chosen[rng.randrange(size // 2, size)] = rng.choice(answers)
             text = manual.queries[place].text
-            pages = [manual.pages[index] for index in chosen]
             asked = text.lower() if rng.random() < 0.3 else text
-            prompt = build_ranking_prompt(self._processor, asked, [page.grid for page in pages])
-            return RankedList(prompt, pages, [at for at, index in enumerate(chosen) if index in answers])
+            prompt = build_ranking_prompt(self._processor, asked, [manual.pages[index].grid for index in chosen])
+            return RankedList(prompt, which, chosen, [at for at, index in enumerate(chosen) if index in answers])
+
+    def features(self, drawn: RankedList) -> list[PageFeatures]:
+        """What the tower sees on the pages of a list."""
+        return [self.manuals[drawn.manual].pages[index] for index in drawn.pages]
 
     @staticmethod
     def _first(scores: Tensor, size: int, rng: random.Random) -> list[int]:

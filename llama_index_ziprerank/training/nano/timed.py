@@ -59,8 +59,8 @@ def train_for(
         for group in optimizer.param_groups:
             group["lr"] = rate * group["part"]
         where, loss, right = step(share, rng)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        if nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite():  # or one step would spoil all weights
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         after_step()
         state["step"] += 1

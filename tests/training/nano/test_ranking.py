@@ -1,5 +1,6 @@
 """nano's retriever and ranker: queries, lists, what starts where, and that both learn and reload."""
 
+import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from colpali_engine.models import ColQwen3Processor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from llama_index_ziprerank.labels import ManualQuery
@@ -28,6 +30,7 @@ from llama_index_ziprerank.training.nano import (
     retrieval,
     seeing,
 )
+from llama_index_ziprerank.training.nano.half_attention import LOSS_SCALE, use_half_attention
 from llama_index_ziprerank.training.nano.layout import ANY, CONTENT, EMBEDDING_NORM, MARK, RESERVED, VISUAL
 from llama_index_ziprerank.training.nano.model import WIDTH
 from llama_index_ziprerank.training.nano.queries import PageWords
@@ -145,6 +148,7 @@ def test_the_retriever_learns_and_loads_through_the_encoder(
     assert model.language_model.layers[0].mlp.down_proj.weight[:CONTENT].any()
     export.save_retriever(model, export.build_processor(tokenizer), tmp_path)
     encoder = MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
+    assert MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu", dtype="auto").model.dtype == torch.float32
     [vectors] = encoder.encode_queries(["hash table"])
     with torch.no_grad():
         mine = retrieval.encode_queries(model.eval(), own, ["hash table"])[0]
@@ -166,7 +170,7 @@ def test_a_list_holds_its_answer_and_the_best_of_the_first_stage(
     maker = lists.ListMaker([manual], export.build_processor(tokenizer))
     rng = random.Random(0)
     drawn = [maker.draw(4, rng) for _ in range(20)]
-    assert all(len(each.pages) == 4 and len(each.answers) == 1 for each in drawn)
+    assert all(len(maker.features(each)) == 4 and len(each.answers) == 1 for each in drawn)
     assert sum(each.answers == [0] for each in drawn) >= 18  # the first stage is sure of itself, so noise does little
 
 
@@ -188,16 +192,46 @@ def test_the_ranker_learns_from_lists_and_keeps_its_eyes(
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     config = ranking.RankingConfig(minutes=0.1, learning_rate=1e-2, batch=2, warmup_steps=1, save_every=1)
     fixed = [maker.draw(8, random.Random(seed)) for seed in range(6)]
-    loss_before, _ = ranking.learn(model, fixed, 0.25, "query")
+    loss_before, _ = ranking.learn(model, maker, fixed, 0.25, "query")
     model.zero_grad()
     ranking.train_ranking(model, maker, config, tmp_path)
-    loss_after, _ = ranking.learn(model, fixed, 0.25, "query")
+    loss_after, _ = ranking.learn(model, maker, fixed, 0.25, "query")
     assert loss_after < loss_before
     changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
     assert any("layers.0" in name for name in changed) and not any("visual" in name for name in changed)
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     assert any("q_proj" in name for name in frozen) and not changed & set(frozen)
     assert (tmp_path / "ranking.safetensors").exists()
+
+
+def test_processes_draw_lists_of_their_own(reader: reading.Reader, tokenizer: PreTrainedTokenizerFast) -> None:
+    maker = lists.ListMaker([listed(ranker(reader, tokenizer), tokenizer)], export.build_processor(tokenizer))
+    steps = ranking.Steps(maker, ranking.RankingConfig(batch=2), seed=0.5)
+    drawn = iter(DataLoader(steps, batch_size=None, num_workers=2))
+    size, keep_ratio, pruning, first = pickle.loads(next(drawn))
+    *_, second = pickle.loads(next(drawn))
+    assert size in ranking.SIZES and 0 < keep_ratio <= 1 and pruning in ("query", "prompt")
+    assert [each.pages for each in first] != [each.pages for each in second]
+    assert all(len(maker.features(each)) == 8 for each in first)  # as many as the manual has
+
+
+def test_half_precision_in_attention_keeps_the_order_and_the_gradients(
+    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = ranker(reader, tokenizer)
+    maker = lists.ListMaker([listed(model, tokenizer)], export.build_processor(tokenizer))
+    drawn = [maker.draw(8, random.Random(seed)) for seed in range(3)]
+    looks = model.model.language_model.layers[0].self_attn.q_proj.weight
+    outcomes = []
+    for scale in (1.0, LOSS_SCALE):
+        loss, _ = ranking.learn(model, maker, drawn, 0.25, "query", scale)
+        outcomes.append((loss, looks.grad.clone()))
+        model.zero_grad()
+        use_half_attention(model)
+    (loss, gradient), (loss_half, gradient_half) = outcomes
+    assert model.config.text_config._attn_implementation == "half_precision" and loss != loss_half
+    assert loss_half == pytest.approx(loss, rel=0.02)
+    assert torch.cosine_similarity(gradient.flatten(), gradient_half.flatten(), dim=0) > 0.98
 
 
 def test_a_manual_asks_its_own_questions_and_the_first_stage_answers(
