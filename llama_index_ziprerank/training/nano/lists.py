@@ -14,7 +14,7 @@ import pypdfium2 as pdfium
 import torch
 from colpali_engine.models import ColQwen3, ColQwen3Processor
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 from transformers import Qwen3VLProcessor
 
@@ -46,6 +46,21 @@ class RankedList:
     manual: int  # which one
     pages: list[int]  # N: places in the manual
     answers: list[int]  # places in the list of the pages that answer
+
+
+def pack(drawn: RankedList) -> bytes:
+    """Write a list as safetensors: tensors that one process hands to another take an open file each, bytes do not."""
+    prompt = {name: torch.as_tensor(value) for name, value in vars(drawn.prompt).items()}
+    rest = {"manual": drawn.manual, "pages": drawn.pages, "answers": drawn.answers}
+    return save({**prompt, **{name: torch.tensor(value) for name, value in rest.items()}})
+
+
+def unpack(packed: bytes) -> RankedList:
+    """Read what `pack` wrote."""
+    tensors = load(packed)
+    manual, pages, answers, counts = (tensors.pop(name) for name in ("manual", "pages", "answers", "visual_counts"))
+    prompt = RankingPrompt(**tensors, visual_counts=tuple(counts.tolist()))
+    return RankedList(prompt, int(manual), pages.tolist(), answers.tolist())
 
 
 @dataclass(frozen=True)

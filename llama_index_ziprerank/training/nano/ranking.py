@@ -5,7 +5,6 @@ questions. Steps are small beside the weights of each tensor: a rate that is thr
 """
 
 import os
-import pickle
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from llama_index_ziprerank.training.cache import moved
 from llama_index_ziprerank.training.losses import soft_ranking_loss
 from llama_index_ziprerank.training.nano.circuit import LAYERS_BEHIND, LAYERS_IN_FRONT
 from llama_index_ziprerank.training.nano.half_attention import LOSS_SCALE, use_half_attention
-from llama_index_ziprerank.training.nano.lists import ListMaker, RankedList
+from llama_index_ziprerank.training.nano.lists import ListMaker, RankedList, pack, unpack
 from llama_index_ziprerank.training.nano.neighbours import freeze_looks
 from llama_index_ziprerank.training.nano.timed import train_for
 
@@ -69,14 +68,15 @@ def train_ranking(
     if on_gpu:
         use_half_attention(model)
     processes = max(1, (os.cpu_count() or 1) - 1) if on_gpu else 0
-    streams: list[Iterator[bytes]] = []
+    streams: list[Iterator[Shown]] = []
 
     def step(share: float, rng: random.Random) -> tuple[str, float, float]:
         if not streams:  # `rng` knows how far training has come: what was shown before is not drawn again
             steps = Steps(maker, config, rng.random())
             streams.append(iter(DataLoader(steps, batch_size=None, num_workers=processes)))
-        size, keep_ratio, pruning, lists = pickle.loads(next(streams[0]))
+        size, keep_ratio, pruning, packed = next(streams[0])
         where = f"{size} pages, {keep_ratio} by {pruning}"
+        lists = [unpack(each) for each in packed]
         return where, *learn(model, maker, lists, keep_ratio, pruning, LOSS_SCALE if on_gpu else 1.0)
 
     embeddings = model.get_input_embeddings().weight
@@ -94,24 +94,24 @@ def train_ranking(
     model.set_attn_implementation({"text_config": attention})
 
 
-class Steps(IterableDataset[bytes]):
-    """What each step shows, pickled, without end: pages of a list, part read, what decides that, lists.
+Shown = tuple[int, float, PruningMode, list[bytes]]
+"""What a step shows: pages of a list, which part is read, what decides that, lists as `pack` writes them."""
 
-    Bytes, because each tensor that a process hands over takes an open file.
-    """
+
+class Steps(IterableDataset[Shown]):
+    """What the steps show, without end."""
 
     def __init__(self, maker: ListMaker, config: RankingConfig, seed: float) -> None:
         self._maker, self._config, self._seed = maker, config, seed
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Shown]:
         worker = get_worker_info()
         rng = random.Random(f"{self._seed} {worker.id if worker else 0}")
         while True:
             chance = rng.random()
             _, keep_ratio, pruning = next(reading for reading in self._config.readings if chance <= reading[0])
             size = rng.choice(SIZES)
-            lists = [self._maker.draw(size, rng) for _ in range(self._config.batch)]
-            yield pickle.dumps((size, keep_ratio, pruning, lists))
+            yield size, keep_ratio, pruning, [pack(self._maker.draw(size, rng)) for _ in range(self._config.batch)]
 
 
 def relative_rate(weight: nn.Parameter) -> float:

@@ -1,6 +1,5 @@
 """nano's retriever and ranker: queries, lists, what starts where, and that both learn and reload."""
 
-import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +173,18 @@ def test_a_list_holds_its_answer_and_the_best_of_the_first_stage(
     assert sum(each.answers == [0] for each in drawn) >= 18  # the first stage is sure of itself, so noise does little
 
 
+def test_a_list_is_the_same_after_its_way_between_processes(
+    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    maker = lists.ListMaker([listed(ranker(reader, tokenizer), tokenizer)], export.build_processor(tokenizer))
+    drawn = maker.draw(4, random.Random(0))
+    again = lists.unpack(lists.pack(drawn))
+    assert (again.manual, again.pages, again.answers) == (drawn.manual, drawn.pages, drawn.answers)
+    assert again.prompt.visual_counts == drawn.prompt.visual_counts
+    for name, value in vars(drawn.prompt).items():
+        assert isinstance(value, tuple) or torch.equal(value, getattr(again.prompt, name))
+
+
 def test_a_manual_without_questions_is_no_source_of_lists(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="bookmarks or an index"):
         lists.ListMaker([], export.build_processor(tokenizer))
@@ -208,8 +219,9 @@ def test_processes_draw_lists_of_their_own(reader: reading.Reader, tokenizer: Pr
     maker = lists.ListMaker([listed(ranker(reader, tokenizer), tokenizer)], export.build_processor(tokenizer))
     steps = ranking.Steps(maker, ranking.RankingConfig(batch=2), seed=0.5)
     drawn = iter(DataLoader(steps, batch_size=None, num_workers=2))
-    size, keep_ratio, pruning, first = pickle.loads(next(drawn))
-    *_, second = pickle.loads(next(drawn))
+    size, keep_ratio, pruning, packed = next(drawn)
+    *_, others = next(drawn)
+    first, second = ([lists.unpack(each) for each in some] for some in (packed, others))
     assert size in ranking.SIZES and 0 < keep_ratio <= 1 and pruning in ("query", "prompt")
     assert [each.pages for each in first] != [each.pages for each in second]
     assert all(len(maker.features(each)) == 8 for each in first)  # as many as the manual has
