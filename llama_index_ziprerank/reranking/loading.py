@@ -1,16 +1,19 @@
 """A checkpoint's name becomes a model and a processor: where it runs, in which precision, and what is refused."""
 
+import logging
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.utils import is_flash_attn_2_available
 
-from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
+from llama_index_ziprerank.checkpoints import EMBEDDED, check_folder, resolve_reranker
 from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, identifier_token_ids
 from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization, quantize
 from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
+
+_log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Precisions by name; ``"auto"`` is the one that the checkpoint was saved in."""
@@ -46,6 +49,8 @@ def load_model(
             f"The checkpoint {name_or_path!r} lacks {len(missing)} weights of a Qwen3-VL reranker, such as "
             f"{missing[0]}. Use a complete checkpoint; merge an adapter into its base model first."
         )
+    if name_or_path == EMBEDDED and model.dtype != torch.float32:
+        _log.warning("%s ranks in float32; in %s its orders are others. Leave dtype out.", EMBEDDED, model.dtype)
     make_fast(model, choose_attention=attn_implementation is None)
     if quantization is not None:
         quantize(model, quantization)

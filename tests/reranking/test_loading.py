@@ -32,6 +32,13 @@ def test_nano_is_stored_in_half_precision_and_runs_in_float32() -> None:
     assert ListwiseReranker.from_pretrained("nano", "cpu", "auto").model.dtype == torch.float32
 
 
+def test_nano_in_another_precision_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    ListwiseReranker.from_pretrained("nano", "cpu")
+    assert not caplog.records
+    ListwiseReranker.from_pretrained("nano", "cpu", "bfloat16")
+    assert "nano ranks in float32; in torch.bfloat16 its orders are others" in caplog.text
+
+
 def test_the_tower_can_attend_otherwise_than_the_language_model(checkpoint: Path) -> None:
     page = Image.new("RGB", (64, 96), "white")
     reranker = ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
