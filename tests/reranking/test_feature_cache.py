@@ -375,7 +375,7 @@ def _ranked_exactly_and_from_int8(keep_ratio: float) -> Iterator[tuple[Ranking, 
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="92 orders stay with nano: near ties swap, and tokens on the edge of pruning", strict=True)
+@pytest.mark.xfail(reason="96 orders stay with nano: near ties swap, and tokens on the edge of pruning", strict=True)
 def test_int8_features_keep_the_order_of_99_of_100_random_lists() -> None:
     assert sum(ranking.order == rounded.order for ranking, rounded in _ranked_exactly_and_from_int8(0.5)) >= 99
 
