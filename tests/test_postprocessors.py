@@ -119,6 +119,18 @@ def test_the_best_nodes_come_first_with_the_scores_of_the_room(
     assert [node.score for node in reranked] == pytest.approx([ranking.scores[i] for i in ranking.order[:3]])
 
 
+def test_the_scores_of_nodes_count_as_much_as_their_weight_says(
+    reranker: ListwiseReranker, nodes: list[NodeWithScore]
+) -> None:
+    def ids(weight: float | None, given: list[NodeWithScore]) -> list[str]:
+        fused = ZipRerankPostprocessor.from_reranker(reranker, top_n=8, first_stage_weight=weight)
+        return [node.node_id for node in fused.postprocess_nodes(given, query_str=QUERY)]
+
+    alone = ids(None, nodes)
+    assert alone == ids(0, nodes) == ids(9, [NodeWithScore(node=one.node) for one in nodes])  # without scores: as if 0
+    assert ids(1000, nodes) == [node.node_id for node in nodes] != alone
+
+
 def test_the_callers_nodes_stay_as_they_were(postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]) -> None:
     before = snapshot(nodes)
     reranked = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
@@ -264,6 +276,7 @@ def test_serialised_and_pickled_copies_rerank_alike(reranker: ListwiseReranker, 
         ("permutations", 0),
         ("permutations", 65),
         ("quantization", "int4"),
+        ("first_stage_weight", -1),
     ],
 )
 def test_a_field_out_of_its_bounds_is_refused_at_once(field: str, value: Any) -> None:

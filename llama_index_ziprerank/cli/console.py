@@ -13,6 +13,15 @@ KeepRatio = Annotated[
     float, typer.Option(metavar="SHARE", min=0, max=1, help="Part of the visual tokens that the reranker reads.")
 ]
 Pruning = Annotated[Literal["prompt", "query"], typer.Option(help="What visual tokens are compared with.")]
+FirstStageWeight = Annotated[
+    float | None,
+    typer.Option(
+        metavar="WEIGHT",
+        min=0,
+        help="How much the first stage's scores count: 0 not, 1 as much as the reranker's  [default: the model's own]",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # questions and file names are printed as they are: brackets in them are no markup

@@ -11,7 +11,16 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, KeepRatio, Pruning, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.console import (
+    AsJson,
+    FirstStageWeight,
+    KeepRatio,
+    Pruning,
+    err,
+    hide_weight_bars,
+    print_json,
+    track,
+)
 from llama_index_ziprerank.cli.scores import (
     Model,
     Retriever,
@@ -53,6 +62,7 @@ def manuals(
     strategy: Annotated[
         Literal["sliding", "parallel", "blocks"], typer.Option(help="How more than 20 pages are ranked.")
     ] = "sliding",
+    first_stage_weight: FirstStageWeight = None,
     ablation: Annotated[
         bool,
         typer.Option("--ablation", help="Keep 100, 50 and 25 % of the visual tokens, pruned both ways, too."),
@@ -87,6 +97,7 @@ def manuals(
         keep_ratio=keep_ratio,
         pruning=pruning,
         strategy=strategy,
+        first_stage_weight=first_stage_weight,
         ablation=ablation,
         degradation=degradation,
         seed=seed,

@@ -10,7 +10,17 @@ from PIL import Image
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, KeepRatio, Pruning, err, hide_weight_bars, out, print_json, track
+from llama_index_ziprerank.cli.console import (
+    AsJson,
+    FirstStageWeight,
+    KeepRatio,
+    Pruning,
+    err,
+    hide_weight_bars,
+    out,
+    print_json,
+    track,
+)
 from llama_index_ziprerank.cli.report import check_report, save_report
 
 if TYPE_CHECKING:
@@ -89,6 +99,7 @@ def ask(
     top_n: Annotated[int, typer.Option(metavar="N", min=1, help="Pages to show.")] = 5,
     keep_ratio: KeepRatio = 1.0,
     pruning: Pruning = "prompt",
+    first_stage_weight: FirstStageWeight = None,
     as_json: AsJson = False,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the pages found as a contact sheet.", show_default=False)
@@ -105,7 +116,9 @@ def ask(
     hide_weight_bars()
     from llama_index_ziprerank import ColPaliIndex, ZipRerankPostprocessor
 
-    reranker = ZipRerankPostprocessor(model=model, top_n=top_n, keep_ratio=keep_ratio, pruning=pruning)
+    reranker = ZipRerankPostprocessor(
+        model=model, top_n=top_n, keep_ratio=keep_ratio, pruning=pruning, first_stage_weight=first_stage_weight
+    )
     with ColPaliIndex.load(from_index) if from_index else _build_index(files, retriever) as source:
         if source.feature_dir.is_dir():
             reranker.use_cache_dir(source.feature_dir)

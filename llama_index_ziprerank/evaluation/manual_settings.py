@@ -6,6 +6,7 @@ from llama_index_ziprerank.evaluation.degradation import DEGRADATIONS
 from llama_index_ziprerank.evaluation.results import RERANKED
 from llama_index_ziprerank.labels import KINDS
 from llama_index_ziprerank.reranking import PruningMode
+from llama_index_ziprerank.reranking.fusion import check_first_stage_weight
 from llama_index_ziprerank.reranking.pruning import check_pruning
 from llama_index_ziprerank.reranking.windows import Strategy, check_strategy
 
@@ -37,6 +38,8 @@ class Settings:
     pruning: PruningMode = "prompt"
     strategy: Strategy = "sliding"
     """How more than a window of pages is ranked."""
+    first_stage_weight: float | None = None
+    """How much the first stage's scores count beside the reranker's; the checkpoint's own by default."""
     ablation: bool = False
     """Rerank in all ways of `ABLATION` too."""
     degradation: str = "none"
@@ -56,6 +59,7 @@ class Settings:
                 raise ValueError(f"{name}: choose from {', '.join(known)}, got {', '.join(values) or 'nothing'}.")
         check_pruning(self.keep_ratio, self.pruning)
         check_strategy(self.strategy)
+        check_first_stage_weight(self.first_stage_weight)
 
     def rerankings(self) -> dict[str, Pruning]:
         """System → how it prunes."""

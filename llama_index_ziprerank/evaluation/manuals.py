@@ -2,14 +2,15 @@
 
 Queries and their pages come from the manuals themselves (`labels`). All systems rank the same candidates: every page of
 the query's manual that is not a contents or index page, or `pool` of them. The reranker reorders the first `top_k`
-pages of the first stage; the rest keep their places behind them. BM25 reads the text layer, the other two see pictures
-only. A page is drawn and encoded once for each stage, whatever the number of queries and of ways to prune.
+pages of the first stage, whose scores count as much as the checkpoint says (`fusion`); the rest keep their places
+behind them. BM25 reads the text layer, the other two see pictures only. A page is drawn and encoded once for each
+stage, whatever the number of queries and of ways to prune.
 """
 
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -27,6 +28,8 @@ from llama_index_ziprerank.evaluation.manual_settings import Pruning, Settings
 from llama_index_ziprerank.evaluation.results import (
     BM25,
     FIRST_STAGE,
+    MODEL_ALONE,
+    RERANKED,
     QueryResult,
     ResultsFile,
     is_complete,
@@ -36,7 +39,9 @@ from llama_index_ziprerank.evaluation.tracking import Track, silently
 from llama_index_ziprerank.labels import ManualQuery, draw, label_manual
 from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.pages.pdf import read_pages
-from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures
+from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures, Ranking
+from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
+from llama_index_ziprerank.reranking.ranking import first_stage_weight
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 
 DEVELOPMENT_MANUALS = {
@@ -151,9 +156,10 @@ def _measure(
         seconds = {BM25: time.perf_counter() - started}
         started = time.perf_counter()
         [asked] = models.encoder.encode_queries([query.text])
-        rankings[FIRST_STAGE] = _best_first(pool, [_maxsim(asked, vectors[page]) for page in pool])
+        scores = {page: _maxsim(asked, vectors[page]) for page in pool}
+        rankings[FIRST_STAGE] = _best_first(pool, [scores[page] for page in pool])
         seconds[FIRST_STAGE] = time.perf_counter() - started
-        for system, (order, taken) in rerank(query.text, rankings[FIRST_STAGE]).items():
+        for system, (order, taken) in rerank(query.text, rankings[FIRST_STAGE], scores).items():
             rankings[system], seconds[system] = order, taken
         yield QueryResult(
             manual.name,
@@ -174,22 +180,43 @@ class _Reranking:
         self._manual = manual
         self._reranker = reranker
         self._settings = settings
+        self._fuses = first_stage_weight(reranker.model, settings.first_stage_weight) > 0
         self._seen: dict[int, PageFeatures] = {}
 
-    def __call__(self, query: str, first: list[int]) -> dict[str, tuple[list[int], float]]:
-        """System → its order of all pages, and its seconds without those of the vision tower."""
+    def __call__(self, query: str, first: list[int], scores: Mapping[int, float]) -> dict[str, tuple[list[int], float]]:
+        """System → its order of all pages, and its seconds without those of the vision tower.
+
+        Args:
+            query: the question.
+            first: all pages in the first stage's order.
+            scores: page → the first stage's score.
+        """
         head, tail = first[: self._settings.top_k], first[self._settings.top_k :]
         for page in head:
             if page not in self._seen:
                 [self._seen[page]] = self._reranker.encode_pages([self._manual.image(page)])
         pages = [self._seen[page] for page in head]
-        found: dict[Pruning, tuple[list[int], float]] = {}
+        found: dict[Pruning, tuple[Ranking, float]] = {}
         for keep_ratio, pruning in dict.fromkeys(self._settings.rerankings().values()):
             started = time.perf_counter()
-            order = self._reranker.rerank(query, pages, keep_ratio, pruning, strategy=self._settings.strategy).order
-            taken = time.perf_counter() - started
-            found[keep_ratio, pruning] = [head[i] for i in order] + tail, taken
-        return {system: found[way] for system, way in self._settings.rerankings().items()}
+            ranking = self._reranker.rerank(
+                query,
+                pages,
+                keep_ratio,
+                pruning,
+                strategy=self._settings.strategy,
+                first_stage_scores=[scores[page] for page in head],
+                first_stage_weight=self._settings.first_stage_weight,
+            )
+            found[keep_ratio, pruning] = ranking, time.perf_counter() - started
+        answers = {
+            system: ([head[i] for i in found[way][0].order] + tail, found[way][1])
+            for system, way in self._settings.rerankings().items()
+        }
+        if self._fuses and len(head) <= WINDOW_SIZE:  # the logits of several windows cannot be compared
+            main, taken = found[self._settings.rerankings()[RERANKED]]
+            answers[MODEL_ALONE] = _best_first(head, main.logits) + tail, taken
+        return answers
 
 
 def _pool(manual: _Manual, query: ManualQuery, query_id: str, settings: Settings) -> list[int]:

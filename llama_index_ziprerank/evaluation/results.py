@@ -20,6 +20,8 @@ from llama_index_ziprerank.evaluation.runs import (
 )
 
 RANDOM, BM25, FIRST_STAGE, RERANKED = "random", "bm25", "first_stage", "reranked"
+MODEL_ALONE = "model_alone"
+"""The reranker's own order, where the first stage's scores have a part in `RERANKED`."""
 
 
 class Row(Protocol):

@@ -120,9 +120,9 @@ class Explanation:
         return draw_patches(page.image, page.first_stage, Scale.over([page.first_stage]), "matched")
 
     def draw_letters(self) -> Image.Image:
-        """Draw the probabilities of all candidates' letters as a bar chart, best first."""
+        """Draw the scores of all candidates as a bar chart, best first."""
         bars = [Bar(f"{page.rank}   {page.letter or ''}   {page.title}", page.probability) for page in self.pages]
-        return bar_chart("Probability of each page's letter", bars)
+        return bar_chart("Score of each page, with its letter", bars)
 
     def draw(self) -> Image.Image:
         """Draw everything in one picture: what was read of the best pages, what the first stage saw, all letters."""
@@ -151,7 +151,8 @@ def explain(
     started = time.perf_counter()
     features = reranker.encode_pages([candidate.page for candidate in candidates])
     seen = time.perf_counter()
-    ranking = reranker.rerank(query, features, **vars(options))
+    scores = [candidate.score for candidate in candidates]
+    ranking = reranker.rerank(query, features, first_stage_scores=scores, **vars(options))
     ranked = time.perf_counter()
     pages = []
     for rank, i in enumerate(ranking.order, start=1):

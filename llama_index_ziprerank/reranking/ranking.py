@@ -13,6 +13,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking.batching import Steps
 from llama_index_ziprerank.reranking.features import PageFeatures
+from llama_index_ziprerank.reranking.fusion import check_first_stage_weight, fuse
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import (
     PruningMode,
@@ -42,12 +43,14 @@ class RankingOptions:
     stride: int = 10
     strategy: Strategy = "sliding"
     permutations: int = 1
+    first_stage_weight: float | None = None
 
     def __post_init__(self) -> None:
         check_pruning(self.keep_ratio, self.pruning)
         check_window(self.window, self.stride)
         check_strategy(self.strategy)
         check_permutations(self.permutations)
+        check_first_stage_weight(self.first_stage_weight)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Ranking:
     logits: list[float]
     """Raw logit of each candidate's letter, in the last window that it took part in; the mean over permutations."""
     scores: list[float]
-    """Softmax of the logits over that window's letters; over several windows capped, never to rise along `order`."""
+    """Softmax of the logits over that window's letters, with the first stage's part in them (`fusion`) where it has a
+    weight; over several windows capped, never to rise along `order`."""
     window_of: list[int]
     """Number of that window, from 0 in the order of the forward passes (sliding: the last window holds the best)."""
     sequence_length: int
@@ -101,8 +105,10 @@ def ranking_steps(
     query: str,
     features: Sequence[PageFeatures],
     options: RankingOptions,
+    first_stage: Sequence[float | None],
 ) -> Steps[Ranking]:
     """Rank pages: yields the windows of each step, is sent their logits, returns the ranking."""
+    weight = first_stage_weight(model, options.first_stage_weight)
 
     def planned(candidates: Sequence[int]) -> PlannedWindow:
         pages = [features[i] for i in candidates]
@@ -110,7 +116,7 @@ def ranking_steps(
         return PlannedWindow(model, prompt, pages, options.keep_ratio, options.pruning)
 
     def read(spans: Sequence[Sequence[int]]) -> Generator[list[PlannedWindow], list[torch.Tensor], list[list[float]]]:
-        """Have each window read in its orders; return its candidates' mean logits."""
+        """Have each window read in its orders; return its candidates' mean logits, the first stage's part in them."""
         orders = [seeded_permutations(len(span), options.permutations) for span in spans]
         windows = [
             [planned([span[j] for j in order]) for order in several]
@@ -118,10 +124,11 @@ def ranking_steps(
         ]
         answers = iter((yield [window for several in windows for window in several]))
         means = [mean_logits(several, [next(answers).tolist() for _ in several]) for several in orders]
-        for span, logits, several in zip(spans, means, windows, strict=True):
-            tally.enter(span, logits, several)
+        fused = [fuse(mean, [first_stage[i] for i in span], weight) for span, mean in zip(spans, means, strict=True)]
+        for span, mean, moved, several in zip(spans, means, fused, windows, strict=True):
+            tally.enter(span, mean, moved, several)
         tally.steps += 1
-        return means
+        return fused
 
     tally = _Tally(len(features))
     plan = plan_windows(len(features), options.window, options.stride, options.strategy)
@@ -134,6 +141,12 @@ def ranking_steps(
         logits = yield from read(spans)
 
 
+def first_stage_weight(model: Qwen3VLForConditionalGeneration, asked_for: float | None = None) -> float:
+    """Return the weight that was asked for, else what the checkpoint's config says, else 0: the model alone."""
+    own: float = getattr(model.config, "first_stage_weight", 0.0)
+    return own if asked_for is None else asked_for
+
+
 class _Tally:
     """What the forward passes of one request have given so far."""
 
@@ -143,9 +156,15 @@ class _Tally:
         self.window_of = [0] * n
         self.windows = self.sequence_length = self.visual_tokens = self.steps = 0
 
-    def enter(self, candidates: Sequence[int], logits: Sequence[float], read: Sequence[PlannedWindow]) -> None:
+    def enter(
+        self,
+        candidates: Sequence[int],
+        logits: Sequence[float],
+        fused: Sequence[float],
+        read: Sequence[PlannedWindow],
+    ) -> None:
         """Note one window's outcome; a candidate's later windows replace its earlier ones."""
-        scores = torch.tensor(logits).softmax(dim=0).tolist()
+        scores = torch.tensor(fused).softmax(dim=0).tolist()
         for i, logit, score in zip(candidates, logits, scores, strict=True):
             self.logits[i], self.scores[i], self.window_of[i] = logit, score, self.windows
         self.windows += 1

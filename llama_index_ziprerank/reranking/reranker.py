@@ -138,6 +138,8 @@ class ListwiseReranker:
         *,
         strategy: Strategy = "sliding",
         permutations: int = 1,
+        first_stage_scores: Sequence[float | None] | None = None,
+        first_stage_weight: float | None = None,
         cancelled: threading.Event | None = None,
     ) -> Ranking:
         """Rank page images, or what `encode_pages` made of them, by their relevance to ``query``.
@@ -154,22 +156,30 @@ class ListwiseReranker:
                 the rank in the first window that the other pages have to beat.
             strategy: how a list longer than ``window`` is ranked (`Strategy`). The default is what the paper measured;
                 ``"parallel"`` orders as well in fewer sequential steps.
-            permutations: orders in which each window is read; logits are averaged. Better, at so many times the cost.
+            permutations: orders in which each window is read; logits are averaged, at so many times the cost. For
+                models that favour a place without reason; nano takes the given order for a hint, and gets worse.
+            first_stage_scores: what the first stage says of each page, higher is better; None where it says nothing.
+            first_stage_weight: how much that counts beside the logits (`fusion`): 0 the model alone, 1 both the same.
+                Default: the checkpoint's own (``first_stage_weight`` in its config; nano 1), else 0 as in the paper.
             cancelled: set it, from another thread, to give the call up.
 
         Raises:
-            ValueError: for an empty list, a blank query, or an option out of its bounds.
+            ValueError: for an empty list, a blank query, scores that are not one a page, or an option out of its
+                bounds.
             RerankMemoryError: when the device runs out of memory, with this call alone on it.
             concurrent.futures.CancelledError: once ``cancelled`` is set.
         """
-        options = RankingOptions(keep_ratio, pruning, window, stride, strategy, permutations)
+        options = RankingOptions(keep_ratio, pruning, window, stride, strategy, permutations, first_stage_weight)
+        first_stage = [None] * len(images) if first_stage_scores is None else list(first_stage_scores)
         if not len(images):
             raise ValueError("There is no page to rank: `images` is empty. Pass at least one.")
         if not query.strip():
             raise ValueError(f"Pages are ranked by a query, got a blank one: {query!r}. Pass the question as text.")
+        if len(first_stage) != len(images):
+            raise ValueError(f"first_stage_scores are one a page, got {len(first_stage)} for {len(images)} pages.")
 
         def start() -> Steps[Ranking]:
-            return ranking_steps(self.model, self.processor, query, self._features(images), options)
+            return ranking_steps(self.model, self.processor, query, self._features(images), options, first_stage)
 
         try:
             return self._batcher.run(start, cancelled)

@@ -125,6 +125,20 @@ def test_an_ablation_reranks_the_same_head_in_every_way(manual: Path, retriever:
     assert set(result.seconds) == set(result.rankings)
 
 
+def test_where_the_first_stage_counts_the_order_of_the_model_alone_is_told_too(
+    manual: Path, retriever: str, tmp_path: Path
+) -> None:
+    alone, fused, ruled = (
+        evaluate_manuals([manual], _settings(retriever, first_stage_weight=weight), tmp_path / str(weight))
+        for weight in (0, 1, 1000)
+    )
+    for without, with_scores, first in zip(alone, fused, ruled, strict=True):
+        assert "model_alone" not in without.rankings
+        assert with_scores.rankings["model_alone"] == first.rankings["model_alone"] == without.rankings["reranked"]
+        assert first.rankings["reranked"] == first.rankings["first_stage"]
+    assert any(result.rankings["reranked"] != result.rankings["model_alone"] for result in fused)
+
+
 def test_long_lists_are_ranked_by_the_strategy_of_the_settings(
     manual: Path, retriever: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
