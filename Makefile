@@ -17,7 +17,7 @@
 BIN := .venv/bin
 STAMP := .venv/.set-up
 MANUAL := demo/gle-manual-chapters-4-9.pdf
-QUESTION ?= How do I draw a bar graph?
+QUESTION ?= How do I draw a surface plot?
 PICTURE ?= answer.png
 QUERIES ?= 17
 

@@ -44,14 +44,15 @@ def rerank(
 ) -> dict[str, list[int]]:
     """Return the order of all pages after `model` has reranked the first `TOP_K`, for each question.
 
-    Visual tokens are pruned as in training. `cache` holds the features of the model's own vision tower.
+    Visual tokens are pruned as in training, the first stage counts as the checkpoint says. `cache` holds the features of the model's own vision tower.
     """
     reranker = ListwiseReranker.from_pretrained(model)
     orders = {}
     for question in track(questions, f"measuring {Path(model).name}", len(questions)):
         first = [page for page, _ in rankings[question.id]]
         features = _features(reranker, _names(question, first), cache, image)
-        ranking = reranker.rerank(question.text, features, recipe.keep_ratio, recipe.pruning)
+        scores = [score for _, score in rankings[question.id][:TOP_K]]
+        ranking = reranker.rerank(question.text, features, recipe.keep_ratio, recipe.pruning, first_stage_scores=scores)
         orders[question.id] = [first[place] for place in ranking.order] + first[TOP_K:]
     return orders
 
