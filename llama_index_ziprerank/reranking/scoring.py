@@ -45,7 +45,8 @@ def identifier_logits(model: Qwen3VLForConditionalGeneration, windows: Sequence[
     logits = torch.cat(window_logits(model, windows)).cpu()
     if not logits.isfinite().all():
         raise FloatingPointError(
-            f"The reranker's logits are not finite in {model.dtype}. Load it with dtype='bfloat16' or 'float32'."
+            f"The reranker's logits are not finite in {model.dtype}. Load it with dtype='float32', or with 'bfloat16' "
+            "where that is what it was trained in."
         )
     return list(logits.split(counts))
 
