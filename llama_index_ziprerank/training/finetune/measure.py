@@ -44,8 +44,8 @@ def rerank(
 ) -> dict[str, list[int]]:
     """Return the order of all pages after `model` has reranked the first `TOP_K`, for each question.
 
-    Visual tokens are pruned as in training, and the first stage's scores count as the checkpoint says. `cache` holds the
-    features of the model's own vision tower.
+    Visual tokens are pruned as in training, and the first stage's scores count as the checkpoint says. `cache` holds
+    the features of the model's own vision tower.
     """
     reranker = ListwiseReranker.from_pretrained(model)
     orders = {}
