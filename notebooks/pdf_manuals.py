@@ -42,10 +42,10 @@ for rank, node in enumerate(found[:12], start=1):
 # %% [markdown]
 # ## Ask with the reranker
 #
-# Twenty pages and the question go into one forward pass. The logits of the letters A to T at its end are the order.
+# Twenty pages and the question go into one forward pass. The logits of the letters A to T at its end are the order; with
+# `nano` the first stage's scores count as much (`first_stage_weight`; 0 is the model alone, as in the paper).
 # `first_stage_rank` tells where a page stood before. Chapter 9, Surface and Contour Plots, begins on page 69; page 72 is of
-# it too. Page 63, about text in drawings, has no business there: what the reranker learned is which page answers, not
-# which one comes next.
+# it too. Page 63, about text in drawings, has no business there.
 
 # %%
 reranker = ZipRerankPostprocessor(model="nano", top_n=3, keep_ratio=0.5, pruning="query")
@@ -70,8 +70,8 @@ show(other, index.as_retriever(similarity_top_k=20).retrieve(other))
 # ## What changed, and what was read
 #
 # Above: what the reranker read. Warm patches look like the question; veiled ones were dropped before the language model
-# (`keep_ratio=0.5`). Then what the first stage matched: a frame is the best match of a word of the question. Below: the
-# probability of each page's letter.
+# (`keep_ratio=0.5`). Then what the first stage matched: a frame is the best match of a word of the question. Below: each page's
+# score, with its letter.
 
 # %%
 explanation = reranker.explain(QUESTION, found, first_stage=index)
