@@ -3,7 +3,7 @@
     pip install 'llama-index-ziprerank[training]'
     python examples/own_teacher.py labels.jsonl
 
-The teacher here is nano itself, which reads every list in three orders: a student that learns from it reads one.
+The teacher here is nano itself, which reads every list in three orders, since these pages come in no order.
 Put the call of your own model in its place. For any LLM of LlamaIndex that sees images there is
 `llama_index_ziprerank.teachers.LLMTeacher(llm)`; for a server with OpenAI's protocol, the command `ziprerank label`.
 """

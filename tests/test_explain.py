@@ -28,7 +28,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ColPaliIndex:
     return ColPaliIndex.from_documents(documents, model=model, persist_dir=folder / "index")
 
 
-@pytest.mark.parametrize("fields", [{}, {"keep_ratio": 0.5, "pruning": "query"}, {"window": 4, "stride": 2}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"keep_ratio": 0.5, "pruning": "query"}, {"window": 4, "stride": 2}, {"first_stage_weight": 2}]
+)
 def test_an_explanation_orders_the_nodes_as_the_postprocessor_does(
     reranker: ListwiseReranker, index: ColPaliIndex, fields: dict[str, object]
 ) -> None:

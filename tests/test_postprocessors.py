@@ -247,7 +247,9 @@ def test_many_first_calls_load_one_model(nodes: list[NodeWithScore]) -> None:
 
 
 def test_serialised_and_pickled_copies_rerank_alike(reranker: ListwiseReranker, nodes: list[NodeWithScore]) -> None:
-    original = ZipRerankPostprocessor.from_reranker(reranker, top_n=4, keep_ratio=0.5, device="cpu", dtype="float32")
+    original = ZipRerankPostprocessor.from_reranker(
+        reranker, top_n=4, keep_ratio=0.5, device="cpu", dtype="float32", first_stage_weight=1
+    )
     expected = original.postprocess_nodes(nodes, query_str=QUERY)
     pickled = pickle.dumps(original)
     assert len(pickled) < 20_000  # the model stays behind

@@ -180,7 +180,8 @@ class _Reranking:
         self._manual = manual
         self._reranker = reranker
         self._settings = settings
-        self._fuses = first_stage_weight(reranker.model, settings.first_stage_weight) > 0
+        fuses = first_stage_weight(reranker.model, settings.first_stage_weight) > 0
+        self._tells_alone = fuses and settings.top_k <= WINDOW_SIZE  # logits of several windows cannot be compared
         self._seen: dict[int, PageFeatures] = {}
 
     def __call__(self, query: str, first: list[int], scores: Mapping[int, float]) -> dict[str, tuple[list[int], float]]:
@@ -213,7 +214,7 @@ class _Reranking:
             system: ([head[i] for i in found[way][0].order] + tail, found[way][1])
             for system, way in self._settings.rerankings().items()
         }
-        if self._fuses and len(head) <= WINDOW_SIZE:  # the logits of several windows cannot be compared
+        if self._tells_alone:
             main, taken = found[self._settings.rerankings()[RERANKED]]
             answers[MODEL_ALONE] = _best_first(head, main.logits) + tail, taken
         return answers

@@ -1,4 +1,4 @@
-"""Why a page got its rank: which of its visual tokens the reranker read, and how likely its letter was.
+"""Why a page got its rank: which of its visual tokens the reranker read, and what its score is.
 
 Ranks as `ListwiseReranker.rerank` does, then repeats, page by page, the comparison by which `pruning.py` drops visual
 tokens. The last link of the chain. Letters: P visual tokens of a page, R rows and C columns of them (P = R * C), T text

@@ -13,7 +13,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking.batching import Steps
 from llama_index_ziprerank.reranking.features import PageFeatures
-from llama_index_ziprerank.reranking.fusion import check_first_stage_weight, fuse
+from llama_index_ziprerank.reranking.fusion import check_first_stage_weight, fuse, standardised
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt
 from llama_index_ziprerank.reranking.pruning import (
     PruningMode,
@@ -108,6 +108,7 @@ def ranking_steps(
     first_stage: Sequence[float | None],
 ) -> Steps[Ranking]:
     """Rank pages: yields the windows of each step, is sent their logits, returns the ranking."""
+    opinion = standardised(first_stage)
     weight = first_stage_weight(model, options.first_stage_weight)
 
     def planned(candidates: Sequence[int]) -> PlannedWindow:
@@ -124,7 +125,7 @@ def ranking_steps(
         ]
         answers = iter((yield [window for several in windows for window in several]))
         means = [mean_logits(several, [next(answers).tolist() for _ in several]) for several in orders]
-        fused = [fuse(mean, [first_stage[i] for i in span], weight) for span, mean in zip(spans, means, strict=True)]
+        fused = [fuse(mean, [opinion[i] for i in span], weight) for span, mean in zip(spans, means, strict=True)]
         for span, mean, moved, several in zip(spans, means, fused, windows, strict=True):
             tally.enter(span, mean, moved, several)
         tally.steps += 1
@@ -142,9 +143,18 @@ def ranking_steps(
 
 
 def first_stage_weight(model: Qwen3VLForConditionalGeneration, asked_for: float | None = None) -> float:
-    """Return the weight that was asked for, else what the checkpoint's config says, else 0: the model alone."""
-    own: float = getattr(model.config, "first_stage_weight", 0.0)
-    return own if asked_for is None else asked_for
+    """Return the weight that was asked for, else what the checkpoint's config says, else 0: the model alone.
+
+    Raises:
+        ValueError: when the config says what is no weight.
+    """
+    if asked_for is not None:
+        return asked_for
+    own = getattr(model.config, "first_stage_weight", None)
+    if own is not None and not isinstance(own, int | float):
+        raise ValueError(f"first_stage_weight in the checkpoint's config.json is a number, got {own!r}.")
+    check_first_stage_weight(own)
+    return own or 0.0
 
 
 class _Tally:

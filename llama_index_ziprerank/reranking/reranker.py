@@ -164,13 +164,14 @@ class ListwiseReranker:
             cancelled: set it, from another thread, to give the call up.
 
         Raises:
-            ValueError: for an empty list, a blank query, scores that are not one a page, or an option out of its
-                bounds.
+            ValueError: for an empty list, a blank query, scores that are not one a page, or an option (or a weight in
+                the checkpoint's config) out of its bounds.
             RerankMemoryError: when the device runs out of memory, with this call alone on it.
             concurrent.futures.CancelledError: once ``cancelled`` is set.
         """
         options = RankingOptions(keep_ratio, pruning, window, stride, strategy, permutations, first_stage_weight)
-        first_stage = [None] * len(images) if first_stage_scores is None else list(first_stage_scores)
+        scores = [None] * len(images) if first_stage_scores is None else first_stage_scores
+        first_stage = [None if score is None else float(score) for score in scores]
         if not len(images):
             raise ValueError("There is no page to rank: `images` is empty. Pass at least one.")
         if not query.strip():

@@ -90,7 +90,9 @@ class StoredRows:
         kind = TORCH_TYPES[stored]
         if kind != torch.int8:
             limit = torch.finfo(kind).max
-            return cls(rows.clamp(-limit, limit).to(kind).contiguous())
+            if torch.finfo(rows.dtype).max > limit:
+                rows = rows.clamp(-limit, limit)
+            return cls(rows.to(kind, copy=True).contiguous())
         mean = rows.to(_MEAN).mean(dim=0)  # (..., D)
         groups = (rows - mean).unflatten(-1, (-1, _group(rows.shape[-1])))  # (P, ..., D / G, G)
         scales = (groups.abs().amax(dim=-1) / 127).clamp_min(torch.finfo(_SCALE).tiny).to(_SCALE)

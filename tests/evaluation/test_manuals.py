@@ -137,6 +137,10 @@ def test_where_the_first_stage_counts_the_order_of_the_model_alone_is_told_too(
         assert with_scores.rankings["model_alone"] == first.rankings["model_alone"] == without.rankings["reranked"]
         assert first.rankings["reranked"] == first.rankings["first_stage"]
     assert any(result.rankings["reranked"] != result.rankings["model_alone"] for result in fused)
+    long_lists = _settings(retriever, first_stage_weight=1, top_k=40)
+    assert all(
+        "model_alone" not in result.rankings for result in evaluate_manuals([manual], long_lists, tmp_path / "40")
+    )
 
 
 def test_long_lists_are_ranked_by_the_strategy_of_the_settings(

@@ -104,6 +104,22 @@ def test_an_int8_file_of_an_older_kind_is_written_again(older, tmp_path: Path) -
     assert StoredFeatures.map(tmp_path / "old", "old", shape, "int8") is None
 
 
+@pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stored", TORCH_TYPES)
+def test_every_type_is_stored_as_every_other(stored, computed: torch.dtype) -> None:
+    rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).to(computed)
+    back = StoredRows.pack(rows, stored).read(computed, torch.device("cpu"))
+    assert back.dtype == computed
+    assert (back.float() - rows.float()).abs().max() < 0.03
+
+
+def test_features_without_deepstack_are_stored_as_int8_too(tmp_path: Path) -> None:
+    stored = StoredFeatures.pack(PageFeatures(torch.randn(6, 64), (), (1, 4, 6)), "int8")
+    stored.write(tmp_path / "page", "page", tmp_path)
+    read = StoredFeatures.map(tmp_path / "page", "page", FeatureShape(64, 0, 2), "int8")
+    assert read is not None and read.unpack(torch.float32, torch.device("cpu")).deepstack == ()
+
+
 def test_numbers_that_float16_cannot_hold_and_rows_of_zeros_stay_finite() -> None:
     rows = torch.tensor([[1e6, -1e6], [0.0, 0.0]])
     for stored in TORCH_TYPES:
