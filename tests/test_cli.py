@@ -91,6 +91,16 @@ def test_the_table_holds_a_line_for_each_of_the_best_pages(run: Run, built: Path
     assert "Found in" in err
 
 
+def test_a_first_stage_that_counts_for_all_keeps_its_order(run: Run, built: Path) -> None:
+    question = ("ask", "Bar graphs", "--model", PARITY, "--json", "--top-n", 9, "--index", built)
+    orders = {
+        weight: [page["rank_before"] for page in json.loads(run(*question, "--first-stage-weight", weight)[1])["pages"]]
+        for weight in (0, 1000)
+    }
+
+    assert orders[1000] == sorted(orders[0]) != orders[0]
+
+
 def test_a_question_is_printed_as_it_was_typed(run: Run, built: Path) -> None:
     _, out, _ = run("ask", "[/b] a[i] :+1:", "--index", built, "--model", PARITY)
 
@@ -135,6 +145,8 @@ def test_evaluating_prints_every_system_and_the_manual(run: Run, manual: Path, r
         PARITY,
         "--retriever",
         retriever,
+        "--first-stage-weight",
+        1,
         "--to",
         tmp_path / "results",
     )
@@ -142,6 +154,7 @@ def test_evaluating_prints_every_system_and_the_manual(run: Run, manual: Path, r
     _, out, _ = run(*command, "--json")
 
     assert code == 0
+    assert "model alone" in table
     assert [name in table for name in ("random", "bm25", "first stage", "reranked", "R@5", "manual")] == [True] * 6
     assert json.loads(out)["queries"] == len(CHAPTERS)
     assert json.loads(out)["scores"]["bm25"]["R@1"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
