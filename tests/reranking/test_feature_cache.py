@@ -398,7 +398,7 @@ def _ranked_exactly_and_from_int8(keep_ratio: float) -> Iterator[tuple[Ranking, 
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="96 orders stay with nano: near ties swap, and tokens on the edge of pruning", strict=True)
+@pytest.mark.xfail(reason="90 orders stay with nano: near ties swap, and tokens on the edge of pruning", strict=True)
 def test_int8_features_keep_the_order_of_99_of_100_random_lists() -> None:
     assert sum(ranking.order == rounded.order for ranking, rounded in _ranked_exactly_and_from_int8(0.5)) >= 99
 
@@ -409,6 +409,6 @@ def test_int8_features_move_logits_little_and_keep_most_orders() -> None:
     for ranking, rounded in _ranked_exactly_and_from_int8(1.0):
         moved = max(abs(a - b) for a, b in zip(ranking.logits, rounded.logits, strict=True))
         spread = max(ranking.logits) - min(ranking.logits)
-        assert moved < 0.1 * spread  # 0.054 at most in 80 lists, 0.006 on average
+        assert moved < 0.1 * spread
         same += ranking.order == rounded.order
     assert same >= 90
