@@ -7,15 +7,15 @@ from llama_index_ziprerank.evaluation.efficiency.drift import Lists, kendall, me
 from llama_index_ziprerank.evaluation.efficiency.subjects import page_images, questions
 
 
-def test_the_exact_way_does_not_move_and_smaller_types_move_more() -> None:
+def test_the_exact_way_does_not_move_smaller_types_move_little_and_pruning_more() -> None:
     images = page_images(4, (160, 200))
     images[0].paste("white", (0, 60, 160, 200))
     drawn = Lists.draw(questions(2), len(images), lists=3, length=3)
     report = measure_drift(str(PARITY), images, drawn, device="cpu", keep_ratios=(0.25,))
     rows = {row.option: row for row in report.rows}
     assert (rows["exact"].same_order, rows["exact"].kendall, rows["exact"].logits) == (1, 1, 0)
-    assert 0 < rows["features kept as bfloat16"].logits < rows["features kept as int8"].logits < 0.1
-    assert rows["keep_ratio 0.25"].logits > rows["features kept as int8"].logits
+    for stored in ("features kept as bfloat16", "features kept as int8"):
+        assert 0 < rows[stored].logits < min(0.01, rows["keep_ratio 0.25"].logits)
     assert all(row.spread == rows["exact"].spread and row.seconds > 0 for row in report.rows)
     assert "blank parts left out" in rows and 0 < report.blank < 1
 
