@@ -197,8 +197,9 @@ class _Reranking:
             if page not in self._seen:
                 [self._seen[page]] = self._reranker.encode_pages([self._manual.image(page)])
         pages = [self._seen[page] for page in head]
+        ways = self._settings.rerankings()
         found: dict[Pruning, tuple[Ranking, float]] = {}
-        for keep_ratio, pruning in dict.fromkeys(self._settings.rerankings().values()):
+        for keep_ratio, pruning in dict.fromkeys(ways.values()):
             started = time.perf_counter()
             ranking = self._reranker.rerank(
                 query,
@@ -211,11 +212,10 @@ class _Reranking:
             )
             found[keep_ratio, pruning] = ranking, time.perf_counter() - started
         answers = {
-            system: ([head[i] for i in found[way][0].order] + tail, found[way][1])
-            for system, way in self._settings.rerankings().items()
+            system: ([head[i] for i in found[way][0].order] + tail, found[way][1]) for system, way in ways.items()
         }
         if self._tells_alone:
-            main, taken = found[self._settings.rerankings()[RERANKED]]
+            main, taken = found[ways[RERANKED]]
             answers[MODEL_ALONE] = _best_first(head, main.logits) + tail, taken
         return answers
 
