@@ -9,6 +9,7 @@ page nodes as the labels do, writes every question down when it is done, and mea
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ __all__ = [
     "node_key",
     "page_key",
 ]
+
+_SECRET = re.compile("key|token|secret|password")
 
 METRICS = ("Hit@5", "MRR", "R@5", "nDCG@5", "AP")
 
@@ -131,7 +134,8 @@ class PageRetrievalEvaluator:
             show_progress: a progress bar.
             to: a folder for `results.jsonl` (a question a line, as they come: a second call asks only the rest), and
                 at the end qrels and runs as TREC and JSONL. None: nothing is written.
-            name: says what is measured, so that the results of two pipelines are never mixed in one folder.
+            name: says what is measured, so that the results of two pipelines are never mixed in one folder. Plain
+                fields of the postprocessors (a model's name, a number) are noted too, and the retriever's top k.
 
         Raises:
             EvaluationError: when questions failed; the others were asked, and are in `to`.
@@ -139,7 +143,9 @@ class PageRetrievalEvaluator:
         """
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}.")
-        file = results_file(to, dataset, name, [step.class_name() for step in self._postprocessors])
+        file = results_file(
+            to, dataset, name, [_retriever(self._retriever), *map(_postprocessor, self._postprocessors)]
+        )
         done = {result.query_id: result for result in file.results} if file else {}
         turns = asyncio.Semaphore(workers)
 
@@ -179,6 +185,22 @@ class PageRetrievalEvaluator:
 
     def _keys(self, nodes: Iterable[NodeWithScore]) -> list[str]:
         return list(dict.fromkeys(self._key(node.node) for node in nodes))
+
+
+def _retriever(step: BaseRetriever) -> dict[str, Any]:
+    """Say what can be said of any retriever."""
+    names = ("similarity_top_k", "_similarity_top_k")
+    return {
+        "class": type(step).__name__,
+        "similarity_top_k": next((vars(step)[n] for n in names if n in vars(step)), None),
+    }
+
+
+def _postprocessor(step: BaseNodePostprocessor) -> dict[str, Any]:
+    """Say what a postprocessor is, by its plain fields: they are the same in every process, and nothing secret."""
+    fields = {name: getattr(step, name) for name in type(step).model_fields if not _SECRET.search(name)}
+    plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
+    return {"class": step.class_name(), **plain}
 
 
 async def _all_done(questions: Sequence[Coroutine[Any, Any, None]], show_progress: bool) -> list[Exception]:

@@ -145,6 +145,28 @@ def test_it_works_outside_an_event_loop_too() -> None:
     assert PageRetrievalEvaluator(ListRetriever(FOUND)).evaluate(DATASET).scores["first_stage"]["Hit@5"].mean == 1.0
 
 
+def test_outside_an_event_loop_what_failed_is_told_too() -> None:
+    with pytest.raises(EvaluationError, match="1 of 2 questions failed") as failed:
+        PageRetrievalEvaluator(ListRetriever({"alpha": ["a"]})).evaluate(DATASET)
+    assert [result.query_id for result in failed.value.results] == ["q1"]
+
+
+async def test_results_of_a_postprocessor_with_other_fields_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    class Cut(Backwards):
+        top_n: int
+        api_key: str = "secret"
+
+    await PageRetrievalEvaluator(ListRetriever(FOUND), [Cut(top_n=2)]).aevaluate(DATASET, to=tmp_path)
+
+    assert "secret" not in (tmp_path / "results.jsonl").read_text()
+    with pytest.raises(ValueError, match="other settings"):
+        await PageRetrievalEvaluator(ListRetriever(FOUND), [Cut(top_n=3)]).aevaluate(DATASET, to=tmp_path)
+    deeper = ListRetriever(FOUND)
+    deeper._similarity_top_k = 7  # as LlamaIndex's own retrievers call it
+    with pytest.raises(ValueError, match="other settings"):
+        await PageRetrievalEvaluator(deeper, [Cut(top_n=2)]).aevaluate(DATASET, to=tmp_path)
+
+
 def test_an_unknown_metric_is_refused_before_any_question() -> None:
     with pytest.raises(ValueError, match="No metric 'Recall'"):
         PageRetrievalEvaluator(ListRetriever({}), metrics=["Recall"])

@@ -65,7 +65,7 @@ def bench(
         from llama_index_ziprerank.evaluation.efficiency.bench import bench as run_bench
         from llama_index_ziprerank.evaluation.efficiency.picture import draw
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[bench]'") from error
+        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[evaluation]'") from error
     from llama_index_ziprerank.evaluation.efficiency.settings import Settings, parse_size
 
     hide_weight_bars()

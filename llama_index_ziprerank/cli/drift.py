@@ -20,7 +20,7 @@ def drift(
     manual: Annotated[Path, typer.Argument(metavar="PDF", help="Its pages are ranked.")],
     model: Annotated[str, typer.Option(metavar="NAME", help="A checkpoint.")] = EMBEDDED,
     question: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="May be repeated  [default: made up]")
+        list[str] | None, typer.Option(metavar="TEXT", help="May be repeated  [default: the manual's own]")
     ] = None,
     pages: Annotated[int, typer.Option(metavar="N", min=1, help="First pages of the manual.")] = 24,
     lists: Annotated[int, typer.Option(metavar="N", min=1, help="Random lists of these.")] = 20,
@@ -30,14 +30,15 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """Measure what pruning, int8 and leaving out blank parts do to scores, on a manual of your own."""
-    from llama_index_ziprerank.evaluation.efficiency.drift import Lists, measure_drift
-    from llama_index_ziprerank.evaluation.efficiency.subjects import questions
+    from llama_index_ziprerank.evaluation.efficiency.drift import Lists, measure_drift, questions_of
+    from llama_index_ziprerank.labels.headings import read_outline
     from llama_index_ziprerank.pages.pdf import read_pages
 
     hide_weight_bars()
-    images = [page.image for page in islice(read_pages(manual), pages)]
-    drawn = Lists.draw(question or questions(10), len(images), lists=lists, length=length, seed=seed)
-    report = measure_drift(model, images, drawn, device=device, track=track)
+    read = list(islice(read_pages(manual), pages))
+    asked = question or questions_of(read, read_outline(manual))
+    drawn = Lists.draw(asked, len(read), lists=lists, length=length, seed=seed)
+    report = measure_drift(model, [page.image for page in read], drawn, device=device, track=track)
     if as_json:
         print_json(asdict(report))
         return
@@ -55,7 +56,7 @@ def drift(
         )
     out.print(table, crop=False)
     err.print(
-        f"{model}, {lists} lists of {length} of {len(images)} pages; {100 * report.blank:.0f} % of their visual tokens "
-        f"are blank. {NOTES}",
+        f"{model}, {lists} lists of {length} of {len(read)} pages, {len(asked)} questions. "
+        f"{100 * report.blank:.0f} % of the pages' visual tokens are blank. {NOTES}",
         soft_wrap=True,
     )

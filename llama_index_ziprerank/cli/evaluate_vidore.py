@@ -65,7 +65,7 @@ def vidore(
     summaries: dict[str, Summary] = {}
     for image_set, folder in zip(loaded, folders, strict=True):
         rerank = RerankSettings(model, top_k, keep_ratio, pruning)
-        settings = benchmark.Settings(image_set.name, retriever, rerank, queries, seed)
+        settings = benchmark.Settings(image_set.name, split, retriever, rerank, queries, seed)
         first = IndexFirstStage(retriever, folder / "index")
         results = benchmark.evaluate_image_set(image_set, settings, first, folder, track)
         summaries[image_set.name] = benchmark.summarize(results)

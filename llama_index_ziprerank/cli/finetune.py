@@ -129,7 +129,7 @@ def _helpers(llm: str | None, api_base: str | None, embeddings: str | None) -> "
 
 def _gain(result: "Finetuned") -> str:
     """Say what the training changed, with what chance could do."""
-    from llama_index_ziprerank.evaluation.runs import bootstrap_interval
+    from llama_index_ziprerank.evaluation.intervals import bootstrap_interval
 
     before, after = result.figures["before training"], result.figures["after training"]
     gains = [100 * (after[question]["recall@1"] - before[question]["recall@1"]) for question in before]

@@ -18,7 +18,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from llama_index_ziprerank.evaluation.runs import read_qrels, without_space
+from llama_index_ziprerank.evaluation.runs import read_qrels, whole_grade, without_space
 from llama_index_ziprerank.pages.images import open_image
 from llama_index_ziprerank.pages.page import PageError
 
@@ -107,7 +107,10 @@ def _qrels(name: str, table: datasets.Dataset) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     pairs = zip(_ids(name, table, "query-id"), _ids(name, table, "corpus-id"), scores, strict=True)
     for query, page, score in pairs:
-        qrels.setdefault(query, {})[page] = int(score)
+        try:
+            qrels.setdefault(query, {})[page] = whole_grade(score)
+        except ValueError as error:
+            raise ValueError(f"{name}, qrels of query {query!r} and page {page!r}: {error}") from error
     return qrels
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 
 from llama_index_ziprerank.debian import fetch_file
 from llama_index_ziprerank.evaluation.degradation import degrade
+from llama_index_ziprerank.evaluation.digests import checkpoint_digests, file_digest
 from llama_index_ziprerank.evaluation.manual_settings import Pruning, Settings
 from llama_index_ziprerank.evaluation.results import (
     BM25,
@@ -75,6 +76,7 @@ class _Models:
 @dataclass(frozen=True)
 class _Manual:
     name: str
+    document: str  # digest of the file
     queries: dict[str, ManualQuery]  # those that are asked, by id
     candidates: tuple[int, ...]
     texts: list[str] = field(repr=False)  # texts[i] and pictures[i] belong to page i + 1
@@ -98,20 +100,29 @@ def evaluate_manuals(
     Every query is written down when it is done, so that a second call goes on where the first was interrupted.
 
     Raises:
-        ValueError: when manuals share a name, give no query, or `folder` holds results of other settings.
+        ValueError: when manuals share a name, give no query, or `folder` holds results of other settings, other weights
+            or another manual of the same name.
         PageError: when a manual cannot be read.
     """
     names = ["-".join(path.stem.split()) for path in paths]
     if len(set(names)) != len(names):
         raise ValueError(f"Manuals are told apart by their file names, got {', '.join(names)}. Rename one.")
+    documents = {name: file_digest(path) for path, name in zip(paths, names, strict=True) if path.is_file()}
     folder.mkdir(parents=True, exist_ok=True)
-    file = ResultsFile(folder / "results.jsonl", asdict(settings), QueryResult)
+    weights = checkpoint_digests(reranker=settings.reranker, retriever=settings.retriever)
+    file = ResultsFile(folder / "results.jsonl", {**asdict(settings), "weights": weights}, QueryResult)
+    for result in file.results:
+        if documents.get(result.manual, result.document) != result.document:
+            raise ValueError(
+                f"{file.path} holds results of another file of the name {result.manual!r}. Name another folder, or "
+                "rename the PDF."
+            )
     waiting = [(path, name) for path, name in zip(paths, names, strict=True) if not is_complete(name, file.results)]
     for path, _ in waiting:
         read_pages(path)  # opens it: what is wrong with a file is told before the work begins
     models = _Models(settings)
     for path, name in waiting:
-        manual = _read_manual(path, name, settings, track)
+        manual = _read_manual(path, name, documents[name], settings, track)
         for result in _measure(manual, models, settings, file.query_ids(), track):
             file.add(result)
     results = [result for result in file.results if result.manual in names]
@@ -124,7 +135,7 @@ def evaluate_manuals(
     return results
 
 
-def _read_manual(path: Path, name: str, settings: Settings, track: Track) -> _Manual:
+def _read_manual(path: Path, name: str, document: str, settings: Settings, track: Track) -> _Manual:
     texts, printed, pictures = [], [], []
     for page in track(read_pages(path), f"{name}: reading", pdfinfo_from_path(str(path))["Pages"]):
         picture = BytesIO()
@@ -135,7 +146,7 @@ def _read_manual(path: Path, name: str, settings: Settings, track: Track) -> _Ma
         pictures.append(picture.getvalue())
     labelled = label_manual(read_outline(path), texts, printed, settings.kinds)
     queries = draw(name, labelled.queries, settings.queries, settings.seed)
-    return _Manual(name, queries, labelled.candidates, texts, pictures)
+    return _Manual(name, document, queries, labelled.candidates, texts, pictures)
 
 
 def _measure(
@@ -163,6 +174,7 @@ def _measure(
             rankings[system], seconds[system] = order, taken
         yield QueryResult(
             manual.name,
+            manual.document,
             query.kind,
             query_id,
             query.text,
@@ -242,6 +254,8 @@ def _text_ranker(manual: _Manual) -> Callable[[str, list[int]], list[int]]:
 
     def rank(query: str, pool: list[int]) -> list[int]:
         [asked] = bm25s.tokenize([query], **words)
+        if not asked:  # nothing but stop words and signs
+            return list(pool)
         scores = dict(zip(manual.candidates, index.get_scores(asked).tolist(), strict=True))
         return _best_first(pool, [scores[page] for page in pool])
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
 
+from llama_index_ziprerank.evaluation.intervals import bootstrap_interval
 from llama_index_ziprerank.evaluation.runs import (
     METRICS,
     append_jsonl,
-    bootstrap_interval,
     measure,
     read_jsonl,
     write_jsonl,
@@ -40,6 +40,8 @@ class QueryResult:
     """One query of one manual, and where the systems put its pages. Pages count from 1."""
 
     manual: str
+    document: str
+    """Of its PDF, the first 16 hexadecimal digits of the SHA-256: another file may have the same name."""
     kind: str
     query_id: str
     query: str

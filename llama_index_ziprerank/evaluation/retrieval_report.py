@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llama_index_ziprerank.evaluation.results import FIRST_STAGE, RERANKED, ResultsFile, Score, Summary
 from llama_index_ziprerank.evaluation.retrieval_dataset import RetrievalDataset
@@ -22,8 +23,11 @@ class QuestionResult:
     seconds: dict[str, float]
 
 
-class EvaluationError(RuntimeError):
-    """Some questions failed; `results` holds the others."""
+class EvaluationError(Exception):
+    """Some questions failed; `results` holds the others.
+
+    No RuntimeError, which LlamaIndex's `asyncio_run` takes for a nested event loop and replaces.
+    """
 
     def __init__(self, message: str, results: list[QuestionResult]) -> None:
         """Keep what was found."""
@@ -73,9 +77,9 @@ def report(dataset: RetrievalDataset, results: list[QuestionResult], metrics: Se
 
 
 def results_file(
-    to: str | Path | None, dataset: RetrievalDataset, name: str, steps: Sequence[str]
+    to: str | Path | None, dataset: RetrievalDataset, name: str, steps: Sequence[Mapping[str, Any]]
 ) -> ResultsFile[QuestionResult] | None:
-    """Open the results of `name`, whose postprocessors are `steps`, on a data set; None where nothing is to be written.
+    """Open the results of `name`, a pipeline of `steps`, on a data set; None where nothing is to be written.
 
     Raises:
         ValueError: when the folder holds results of another name, other steps or another data set.
@@ -86,7 +90,7 @@ def results_file(
     content = json.dumps([dataset.queries, dataset.qrels], sort_keys=True)
     settings = {
         "name": name,
-        "postprocessors": list(steps),
+        "pipeline": [dict(step) for step in steps],
         "data set": hashlib.sha256(content.encode()).hexdigest()[:16],
     }
     return ResultsFile(Path(to) / "results.jsonl", settings, QuestionResult)

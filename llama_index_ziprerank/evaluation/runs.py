@@ -4,7 +4,7 @@ A *run* holds for every query the pages it got, best first; *qrels* hold the pag
 TREC files are those of trec_eval: `query 0 page grade` and `query Q0 page rank score tag`, so ids have no white space.
 JSONL files (named `.jsonl`) have one query a line: `{"query_id": "q1", "ranking": ["a", "b"]}` and
 `{"query_id": "q1", "relevant": {"a": 1}}`.
-Metrics come from ir_measures, intervals from the percentile bootstrap over queries (Efron and Tibshirani, 1993).
+Metrics come from ir_measures.
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import ir_measures
-import numpy as np
 from ir_measures import RR, Success
 
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -55,18 +54,26 @@ def parse_metric(name: str) -> ir_measures.measures.Measure:
         else:
             metric = common @ int(depth) if at else common
         metric.validate_params()
+        if (first := metric.params.get("cutoff", 1)) < 1:  # trec_eval ends the whole process at such a one
+            raise ValueError(f"no rank {first}")
     except (AssertionError, NameError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"No metric {name!r}. Use such as Hit@5, MRR, R@5, nDCG@10 or AP.") from error
     return metric
 
 
-def bootstrap_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of `values` over queries drawn again with replacement."""
-    if not values:
-        raise ValueError("An interval needs at least one value, got none.")
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.percentile(np.asarray(values)[drawn].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+def whole_grade(written: Any) -> int:
+    """Return a grade of relevance as qrels hold it, from a number or its spelling: 1, "2", "1.0".
+
+    Raises:
+        ValueError: when it is no whole number; half a grade would be none.
+    """
+    try:
+        grade = float(written)
+    except (TypeError, ValueError):
+        grade = 0.5
+    if not grade.is_integer():
+        raise ValueError(f"a grade of relevance is a whole number, got {written!r}.")
+    return int(grade)
 
 
 def without_space(name: str) -> str:
@@ -89,10 +96,13 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
         ValueError: naming the line that is not laid out as described, or lists a query a second time (JSONL).
     """
     if path.suffix == JSONL:
-        return {query: {page: int(grade) for page, grade in found.items()} for query, found in _rows(path, "relevant")}
+        return {
+            query: {page: _grade(grade, f"{path}, query {query!r}") for page, grade in found.items()}
+            for query, found in _rows(path, "relevant")
+        }
     qrels: dict[str, dict[str, int]] = {}
-    for query, _, page, grade in _read_columns(path, 4):
-        qrels.setdefault(query, {})[page] = int(grade)
+    for number, (query, _, page, grade) in _read_columns(path, 4):
+        qrels.setdefault(query, {})[page] = _grade(grade, f"{path}: line {number}")
     return qrels
 
 
@@ -117,8 +127,11 @@ def read_run(path: Path) -> dict[str, list[str]]:
     if path.suffix == JSONL:
         return {query: [str(page) for page in pages] for query, pages in _rows(path, "ranking")}
     scored: dict[str, list[tuple[float, str]]] = {}
-    for query, _, page, _, score, _ in _read_columns(path, 6):
-        scored.setdefault(query, []).append((-float(score), page))
+    for number, (query, _, page, _, score, _) in _read_columns(path, 6):
+        try:
+            scored.setdefault(query, []).append((-float(score), page))
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} has the score {score!r}, wanted a number.") from error
     return {query: [page for _, page in sorted(pages, key=lambda pair: pair[0])] for query, pages in scored.items()}
 
 
@@ -134,19 +147,31 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read the JSON object on every line; a last line that an interruption cut off is left out.
+    """Read the JSON object on every line but blank ones; a last line that an interruption cut off is left out.
 
     Raises:
-        ValueError: when any other line is not JSON.
+        ValueError: when any other line is no JSON object.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")  # what follows the last newline was not finished
+    lines = path.read_text(encoding="utf-8").split("\n")
     rows = []
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} is not JSON ({error}). Remove the line or the file.") from error
+            if line.strip():
+                rows.append(_object(line))
+        except ValueError as error:
+            if number == len(lines):  # without a newline, so that it may not have been finished
+                break
+            raise ValueError(
+                f"{path}: line {number} is no JSON object ({error}). Remove the line or the file."
+            ) from error
     return rows
+
+
+def _object(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"it is {line.strip():.80}")
+    return row
 
 
 def _rows(path: Path, column: str) -> Iterator[tuple[str, Any]]:
@@ -182,9 +207,16 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
     unfinished.replace(path)
 
 
-def _read_columns(path: Path, count: int) -> Iterator[list[str]]:
+def _read_columns(path: Path, count: int) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         columns = line.split()
         if len(columns) != count:
             raise ValueError(f"{path}: line {number} has {len(columns)} columns, wanted {count}: {line!r}.")
-        yield columns
+        yield number, columns
+
+
+def _grade(written: Any, where: str) -> int:
+    try:
+        return whole_grade(written)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

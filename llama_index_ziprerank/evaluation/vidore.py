@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llama_index_ziprerank.evaluation.digests import checkpoint_digests
 from llama_index_ziprerank.evaluation.first_stage import FirstStage, HeadReranker, RerankSettings
 from llama_index_ziprerank.evaluation.image_sets import ImageSet
 from llama_index_ziprerank.evaluation.results import FIRST_STAGE, RERANKED, ResultsFile, Score, Summary
@@ -26,6 +27,8 @@ class Settings:
     """What is measured. Equal settings give equal results."""
 
     name: str
+    split: str | None = None
+    """Of the set; "test", or the only one, by default."""
     retriever: str = "nano"
     rerank: RerankSettings = RerankSettings()
     queries: int | None = None
@@ -55,7 +58,8 @@ def evaluate_image_set(
         PageError: when an image cannot be read.
     """
     to.mkdir(parents=True, exist_ok=True)
-    file = ResultsFile(to / "results.jsonl", asdict(settings), ImageSetResult)
+    weights = checkpoint_digests(reranker=settings.rerank.model, retriever=settings.retriever)
+    file = ResultsFile(to / "results.jsonl", {**asdict(settings), "weights": weights}, ImageSetResult)
     asked = _drawn(image_set, settings)
     run_path = to / f"{FIRST_STAGE}.jsonl"
     if not run_path.exists():

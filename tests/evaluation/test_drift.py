@@ -1,10 +1,15 @@
 """How far scores move: that each option is compared with the exact way, on the same lists."""
 
+from pathlib import Path
+
 import pytest
+from tiny_manual import tiny_manual, write_pdf
 from tiny_retriever import PARITY
 
-from llama_index_ziprerank.evaluation.efficiency.drift import Lists, kendall, measure_drift
+from llama_index_ziprerank.evaluation.efficiency.drift import Lists, kendall, measure_drift, questions_of
 from llama_index_ziprerank.evaluation.efficiency.subjects import page_images, questions
+from llama_index_ziprerank.labels.headings import read_outline
+from llama_index_ziprerank.pages.pdf import read_pages
 
 
 def test_the_exact_way_does_not_move_smaller_types_move_little_and_pruning_more() -> None:
@@ -33,3 +38,15 @@ def test_lists_come_from_the_seed_and_hold_each_page_once() -> None:
     assert all(len(set(pages)) == 4 for pages in drawn.pages)
     with pytest.raises(ValueError, match="A list of 4 pages needs as many, got 3"):
         Lists.draw(["a"], 3, lists=1, length=4)
+
+
+def test_questions_are_the_manuals_own_about_the_pages_that_are_ranked(tmp_path: Path) -> None:
+    path = tiny_manual(tmp_path / "manual.pdf")
+    pages = list(read_pages(path))
+    assert questions_of(pages, read_outline(path))[:2] == ["Bar graphs", "Contour lines"]
+    assert questions_of(pages[:2], read_outline(path)) == ["Bar graphs", "What are bar graphs?"]
+
+
+def test_a_manual_without_outline_and_captions_is_asked_made_up_questions(tmp_path: Path) -> None:
+    pages = list(read_pages(write_pdf(tmp_path / "bare.pdf", [["Some words."], ["Others."]])))
+    assert questions_of(pages, []) == questions(10)

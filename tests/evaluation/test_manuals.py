@@ -1,8 +1,10 @@
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_manual import CHAPTERS, tiny_manual, write_pdf
 from tiny_retriever import PARITY, colqwen3
 
@@ -94,6 +96,38 @@ def test_a_finished_manual_is_not_read_again(manual: Path, retriever: str, tmp_p
     copy.unlink()
 
     assert evaluate_manuals([copy], settings, tmp_path / "results") == first
+
+
+def test_results_of_another_file_of_the_name_are_not_taken_for_its_own(retriever: str, tmp_path: Path) -> None:
+    settings = _settings(retriever, queries=1)
+    path = tiny_manual(tmp_path / "manual.pdf")
+    evaluate_manuals([path], settings, tmp_path / "results")
+    write_pdf(path, [["1 Other things", "Words."], ["2 More", "Words."]], [("1 Other things", 1), ("2 More", 2)])
+
+    with pytest.raises(ValueError, match="another file of the name 'manual'"):
+        evaluate_manuals([path], settings, tmp_path / "results")
+
+
+def test_results_of_other_weights_in_the_same_folder_are_not_taken_for_theirs(
+    manual: Path, retriever: str, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(PARITY, model)
+    settings = _settings(retriever, reranker=str(model), queries=1)
+    evaluate_manuals([manual], settings, tmp_path / "results")
+    weights = load_file(model / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate_manuals([manual], settings, tmp_path / "results")
+
+
+def test_a_question_of_stop_words_alone_has_no_order_of_bm25(retriever: str, tmp_path: Path) -> None:
+    pages = [["Words of the first page."], ["NOT IN", "Words of the second."], ["Words of the third."]]
+    path = write_pdf(tmp_path / "sql.pdf", pages, [("NOT IN", 2)])
+
+    [result] = evaluate_manuals([path], _settings(retriever, kinds=("heading",)), tmp_path / "results")
+    assert (result.query, result.rankings["bm25"]) == ("NOT IN", [1, 2, 3])
 
 
 def test_manuals_of_one_name_are_refused(manual: Path, retriever: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from llama_index_ziprerank.evaluation.runs import METRICS, read_qrels, read_run,
 
 def _result(query_id: str, page: int, of: int = 2) -> QueryResult:
     rankings = {"bm25": [1, 2, 3, 4], "first_stage": [4, 3, 2, 1], "reranked": [page, *({1, 2, 3, 4} - {page})]}
-    return QueryResult("manual", "heading", query_id, "Bar graphs", [page], of, rankings, {"bm25": 0.1})
+    return QueryResult("manual", "0f1e2d", "heading", query_id, "Bar graphs", [page], of, rankings, {"bm25": 0.1})
 
 
 def _file(path: Path, **settings: object) -> ResultsFile[QueryResult]:

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from llama_index_ziprerank.evaluation.intervals import bootstrap_interval
 from llama_index_ziprerank.evaluation.runs import (
     append_jsonl,
-    bootstrap_interval,
     measure,
+    parse_metric,
     read_jsonl,
     read_qrels,
     read_run,
@@ -145,3 +146,43 @@ def test_a_line_cut_off_at_the_end_is_left_out_and_one_in_the_middle_is_an_error
     file.write_text('{"a"\n{"a": 1}\n')
     with pytest.raises(ValueError, match="line 1"):
         read_jsonl(file)
+
+
+@pytest.mark.parametrize("name", ["R@0", "nDCG@0", "Hit@0", "MRR@0", "R@-1"])
+def test_a_metric_at_no_rank_is_refused_before_it_ends_the_process(name: str) -> None:
+    with pytest.raises(ValueError, match="No metric"):
+        parse_metric(name)
+
+
+def test_a_last_line_counts_without_a_newline_when_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "whole.jsonl").write_text('{"a": 1}\n\n{"a": 2}')
+    (tmp_path / "cut.jsonl").write_text('{"a": 1}\n{"a": ')
+
+    assert read_jsonl(tmp_path / "whole.jsonl") == [{"a": 1}, {"a": 2}]
+    assert read_jsonl(tmp_path / "cut.jsonl") == [{"a": 1}]
+
+
+def test_a_line_that_is_json_but_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n[1]\n')
+
+    with pytest.raises(ValueError, match="line 2 is no JSON object"):
+        read_jsonl(tmp_path / "rows.jsonl")
+
+
+def test_grades_are_whole_numbers_however_they_are_spelled(tmp_path: Path) -> None:
+    (tmp_path / "qrels").write_text("q1 0 a 1.0\nq1 0 b 2\n")
+    assert read_qrels(tmp_path / "qrels") == {"q1": {"a": 1, "b": 2}}
+
+    (tmp_path / "half").write_text("q1 0 a 1\nq1 0 b 0.5\n")
+    with pytest.raises(ValueError, match="half: line 2: a grade of relevance is a whole number, got '0.5'"):
+        read_qrels(tmp_path / "half")
+    (tmp_path / "half.jsonl").write_text('{"query_id": "q1", "relevant": {"a": null}}\n')
+    with pytest.raises(ValueError, match="query 'q1': a grade of relevance is a whole number, got None"):
+        read_qrels(tmp_path / "half.jsonl")
+
+
+def test_a_score_that_is_no_number_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("q1 Q0 a 1 9.5 x\nq1 Q0 b 2 high x\n")
+
+    with pytest.raises(ValueError, match="line 2 has the score 'high', wanted a number"):
+        read_run(tmp_path / "run")

@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,10 @@ def test_results_of_other_settings_are_never_mixed(image_set: ImageSet, tmp_path
 
     with pytest.raises(ValueError, match="other settings"):
         evaluate_image_set(image_set, Settings("set", retriever="other"), DarkestFirst(), tmp_path)
+
+
+def test_results_of_another_split_are_never_mixed(image_set: ImageSet, tmp_path: Path) -> None:
+    evaluate_image_set(image_set, SETTINGS, DarkestFirst(), tmp_path)
+
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate_image_set(image_set, replace(SETTINGS, split="train"), DarkestFirst(), tmp_path)

@@ -1,6 +1,8 @@
 """How far scores move by what makes a reranker faster: the options that are not exact, on the pages of a real manual.
 
 The same random lists of pages are ranked with every visual token and full precision, then with one option at a time.
+The questions are the manual's own (`labels`): all pages fit a question that none answers alike, and near ties swap by
+any change.
 """
 
 import importlib.util
@@ -14,11 +16,17 @@ from time import perf_counter
 import torch
 from PIL import Image
 
+from llama_index_ziprerank.evaluation.efficiency.subjects import questions
 from llama_index_ziprerank.evaluation.tracking import Track, silently
+from llama_index_ziprerank.labels import label_manual
+from llama_index_ziprerank.labels.headings import Heading
+from llama_index_ziprerank.pages.page import Page
 from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures, Ranking
 from llama_index_ziprerank.reranking.features import blank_tokens
 from llama_index_ziprerank.reranking.inputs import prepare_page
 from llama_index_ziprerank.reranking.stored_features import StoredFeatures, StoredType
+
+_MADE_UP = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,13 @@ class Lists:
         chosen = random.Random(seed)
         asked = [chosen.choice(list(questions)) for _ in range(lists)]
         return cls(asked, [chosen.sample(range(pages), length) for _ in range(lists)])
+
+
+def questions_of(pages: Sequence[Page], outline: Sequence[Heading]) -> list[str]:
+    """Return what a manual's first pages answer by its outline and captions; made-up questions where it has neither."""
+    within = [heading for heading in outline if heading.page <= len(pages)]
+    labelled = label_manual(within, [page.text for page in pages], [page.label for page in pages])
+    return [query.text for query in labelled.queries] or questions(_MADE_UP)
 
 
 @dataclass(frozen=True)

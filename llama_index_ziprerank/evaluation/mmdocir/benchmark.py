@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from llama_index_ziprerank.evaluation.digests import checkpoint_digests
 from llama_index_ziprerank.evaluation.first_stage import FirstStage, HeadReranker, RerankSettings
 from llama_index_ziprerank.evaluation.mmdocir.annotations import (
     Box,
@@ -77,7 +78,8 @@ def evaluate_mmdocir(
         read_given_run(first_stage, documents, asked, settings.level) if isinstance(first_stage, Path) else first_stage
     )
     to.mkdir(parents=True, exist_ok=True)
-    file = ResultsFile(to / f"results-{settings.level}.jsonl", asdict(settings), QuestionResult)
+    weights = checkpoint_digests(reranker=settings.rerank.model, retriever=settings.first_stage)
+    file = ResultsFile(to / f"results-{settings.level}.jsonl", {**asdict(settings), "weights": weights}, QuestionResult)
     waiting = set(asked) - file.query_ids()
     rerank = HeadReranker(settings.rerank)
     stream = _documents_with_rows(path, settings.level, documents, waiting)

@@ -4,11 +4,11 @@ In a run file, JSONL or TREC, questions are named ``report.pdf:q0`` and candidat
 ``report.pdf:l17`` (layouts), all from 0 within the document; white space in a document's name is written ``%20``.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from llama_index_ziprerank.evaluation.digests import file_digest
 from llama_index_ziprerank.evaluation.mmdocir.annotations import Document, Question, all_questions, candidate_id
 from llama_index_ziprerank.evaluation.mmdocir.result import QuestionResult
 from llama_index_ziprerank.evaluation.mmdocir.rows import Span
@@ -26,7 +26,7 @@ def rows_of(document: Document, level: str) -> Span:
 
 def run_settings(path: Path) -> str:
     """Name a run file in settings, by its content too."""
-    return f"run {path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return f"run {path.name} {file_digest(path)}"
 
 
 def read_given_run(path: Path, documents: Sequence[Document], asked: Sequence[str], level: str) -> GivenRun:

@@ -53,7 +53,7 @@ def write_lists(labelled: Path, to: Path, pages: Path) -> int:
     Lists of which no candidate answers the question, or of fewer than two candidates, are left out.
     """
     rows = []
-    for line in labelled.read_text(encoding="utf-8").splitlines():
+    for line in labelled.read_text(encoding="utf-8").split("\n")[:-1]:  # not at U+2028
         row = json.loads(line)
         candidates = row["candidate_page_ids"]
         positives = [place for place, page in enumerate(candidates) if page in row["gt_page_ids"]]

@@ -20,12 +20,15 @@ from training_lists import weights_of
 from typer.testing import CliRunner
 
 from llama_index_ziprerank import ZipRerankPostprocessor
+from llama_index_ziprerank.cli.finetune import _gain
 from llama_index_ziprerank.cli.finetune import finetune as command
 from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.training.finetune import run
+from llama_index_ziprerank.training.finetune.lists import write_lists
 from llama_index_ziprerank.training.finetune.plan import Clock, StopInTime
 from llama_index_ziprerank.training.run import train
+from llama_index_ziprerank.training.teacher import LabelFile, TeacherQuery
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.20 asks for it
 
@@ -69,6 +72,22 @@ def test_one_command_makes_a_reranker_and_a_table_before_and_after(
     assert any((start[name] != end[name]).any() for name in start)
     page = Image.new("RGB", (64, 64))
     assert sorted(ListwiseReranker.from_pretrained(str(out), device="cpu").rerank("grid", [page, page]).order) == [0, 1]
+
+
+def test_what_training_changed_is_told_without_the_extra_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("llama_index_ziprerank.evaluation")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    before, after = ({"q": {"recall@1": value}} for value in (0.0, 1.0))
+    result = run.Finetuned(Path(), {"before training": before, "after training": after}, lists=1, questions=1)
+    assert _gain(result) == "recall@1 changed by +100.0 points, 95 % interval [+100.0, +100.0]"
+
+
+def test_answers_with_line_separators_of_unicode_become_lists(tmp_path: Path) -> None:
+    query = TeacherQuery("q1", "a\u2028b", "manual", "", ("p-1", "p-2"), ("p-1",), (2.0, 1.0))
+    with LabelFile(tmp_path / "labels.jsonl") as labels:
+        labels.add(query, [0, 1], "[A] > [B]\u2028Because it says so.\x85")
+    assert write_lists(tmp_path / "labels.jsonl", tmp_path / "lists.jsonl", tmp_path / "pages") == 1
 
 
 def test_no_page_of_a_held_out_heading_is_taught_as_an_answer(finetune: Finetune, tmp_path: Path) -> None:
