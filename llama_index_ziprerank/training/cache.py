@@ -41,7 +41,7 @@ class FeatureCache:
         while self.size + size > self.limit:
             _, forgotten = self._pages.popitem(last=False)
             self.size -= _bytes(forgotten)
-        self._pages[key] = moved(features, "cpu")
+        self._pages[key] = _apart(moved(features, "cpu"))
         self.size += size
 
 
@@ -49,6 +49,15 @@ def moved(features: PageFeatures, device: torch.device | str) -> PageFeatures:
     """Return the features on `device`."""
     layers = tuple(layer.to(device) for layer in features.deepstack)
     return PageFeatures(features.merged.to(device), layers, features.grid)
+
+
+def _apart(features: PageFeatures) -> PageFeatures:
+    """Copy what is but a view of a whole batch: it would hold the memory of all its pages."""
+    merged, *layers = (
+        part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
+        for part in (features.merged, *features.deepstack)
+    )
+    return PageFeatures(merged, tuple(layers), features.grid)
 
 
 def _bytes(features: PageFeatures) -> int:

@@ -70,7 +70,7 @@ def training_data(recipe: Recipe) -> tuple[Lists, Lists | None, str]:
     if samples.malformed:
         described += f" ({len(samples.malformed):,} rows that could not be used were left out)"
     if recipe.eval_data:
-        measured = opened(recipe.eval_data)
+        measured = opened(recipe.eval_data).measured()
         return samples, measured, f"{described}. Measured on `{recipe.eval_data}`: {len(measured):,} lists."
     if not recipe.held_out:
         return samples, None, f"{described}."

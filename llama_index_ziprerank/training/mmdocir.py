@@ -8,10 +8,13 @@ pages among the candidates, and where there are none the teacher's order stands 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from llama_index_ziprerank.training.rows import load_table
 from llama_index_ziprerank.training.samples import RankingSample, SampleError
@@ -62,8 +65,10 @@ class PageImages:
         document, page, image = columns
         if isinstance(table.features[image], datasets.Image):
             table = table.cast_column(image, datasets.Image(decode=False))
-        for row, place in enumerate(table.select_columns([document, page])):
-            self._places[str(place[document]), str(place[page])] = len(self._tables), row
+        there = chain.from_iterable(map(_has_image, table.data.column(image).chunks))
+        for row, (place, has_image) in enumerate(zip(table.select_columns([document, page]), there, strict=True)):
+            if has_image:
+                self._places[str(place[document]), str(place[page])] = len(self._tables), row
         self._tables.append(table)
 
     def find(self, document: str, page: Any) -> ParquetPage | None:
@@ -73,6 +78,13 @@ class PageImages:
             return None
         table, row = place
         return ParquetPage(self._tables[table], row, f"{self.folder}-{document}-{page}")
+
+
+def _has_image(cells: pa.Array) -> list[bool]:
+    """Say which cells of an image column hold one, without reading it."""
+    if not pa.types.is_struct(cells.type):
+        return cells.is_valid().to_pylist()
+    return pc.and_(cells.is_valid(), cells.field("bytes").is_valid()).to_pylist()
 
 
 class DistilledRankings:

@@ -1,15 +1,19 @@
 """Recipes as flags and files: every field of the dataclass is an option of the command line, and a key in a file."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 T = TypeVar("T")
+
+RECIPE = "recipe.json"
+"""Lies in every checkpoint."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -45,10 +49,59 @@ def read_config(kind: type, path: str) -> dict[str, Any]:
         raise ValueError(f"The recipe {path!r} is neither YAML nor JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"The recipe {path!r} holds no fields, but {type(values).__name__}.")
-    names = [field.name for field in dataclasses.fields(kind)]
-    if unknown := sorted(set(values) - set(names)):
-        raise ValueError(f"The recipe {path!r} has unknown fields: {', '.join(unknown)}. There are {', '.join(names)}.")
-    return values
+    hints = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
+    if unknown := sorted(str(name) for name in set(values) - set(hints)):
+        raise ValueError(f"The recipe {path!r} has unknown fields: {', '.join(unknown)}. There are {', '.join(hints)}.")
+    try:
+        return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"The recipe {path!r}: {error}") from error
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """Return a value of a file in the field's type: YAML takes 1e-4 for a text, and `trainer` may be written out.
+
+    Raises:
+        ValueError: when it is of another type.
+    """
+    kinds = get_args(hint) or (hint,)
+    if get_origin(hint) is Literal:  # which of the words, the recipe checks itself
+        kinds = (str,)
+    if value is None and type(None) in kinds:
+        return None
+    if isinstance(value, dict) and str in kinds:
+        return json.dumps(value)
+    for kind in kinds:
+        if type(value) is kind:
+            return value
+        if kind in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                if kind is float or float(value).is_integer():
+                    return kind(float(value))
+    wanted = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise ValueError(f"{name} is of the type {wanted}, got {value!r}.")
+
+
+MAY_CHANGE = frozenset(
+    "resume output_dir max_steps epochs eval_steps save_steps keep_checkpoints logging_steps workers feature_cache_gb "
+    "gradient_checkpointing attn_implementation".split()
+)
+"""What a training that goes on may have otherwise: how long, where, and how often it is measured and saved."""
+
+
+def check_recipe(recipe: Any, checkpoint: Path) -> None:
+    """Raise ValueError when a checkpoint was trained by another recipe than the one that is to go on from it."""
+    path = checkpoint / RECIPE
+    if not path.is_file():
+        return
+    found, wanted = json.loads(path.read_text(encoding="utf-8")), dataclasses.asdict(recipe)
+    differing = sorted(name for name in wanted.keys() & found.keys() - MAY_CHANGE if found[name] != wanted[name])
+    if differing:
+        told = "; ".join(f"{name} {found[name]!r}, now {wanted[name]!r}" for name in differing)
+        raise ValueError(
+            f"{str(checkpoint)!r} was trained with another recipe: {told}. Go on with the same, or name another "
+            "--output_dir."
+        )
 
 
 def write_recipe(recipe: Any, path: Path) -> None:

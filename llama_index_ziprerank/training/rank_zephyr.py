@@ -14,7 +14,7 @@ from llama_index_ziprerank.training.samples import RankingSample, SampleError
 COLUMN = "conversations"
 
 _ANNOUNCED = re.compile(r"\bprovide you with (\d+) passages")
-_QUERY = re.compile(r"\nSearch Query:\s*(.+?)\.?\s*\n", re.DOTALL)  # the template ends the query with a full stop
+_QUERY = re.compile(r"\nSearch Query:[ \t]*(\S.*?)\.?\s*\n", re.DOTALL)  # the template ends the query with a full stop
 
 
 def rank_zephyr_sample(row: Mapping[str, Any]) -> RankingSample:
@@ -25,7 +25,7 @@ def rank_zephyr_sample(row: Mapping[str, Any]) -> RankingSample:
             names others.
     """
     try:
-        _, request, answer = (turn["value"] for turn in row[COLUMN])
+        _, request, answer = (str(turn["value"] or "") for turn in row[COLUMN])
     except (KeyError, TypeError, ValueError) as error:
         raise SampleError("wanted three turns with a 'value' each: system, request, answer") from error
     queries = list(_QUERY.finditer(request))

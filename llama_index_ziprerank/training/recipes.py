@@ -25,6 +25,13 @@ class Recipe:
         "gradient_accumulation": (1, None),
         "lora_rank": (0, None),
         "lora_alpha": (0, None),
+        "epochs": (1e-9, None),
+        "max_steps": (-1, None),
+        "eval_steps": (1, None),
+        "save_steps": (1, None),
+        "keep_checkpoints": (1, None),
+        "logging_steps": (1, None),
+        "workers": (0, None),
     }
     """Least and most of a field; None: no most."""
 
@@ -34,9 +41,14 @@ class Recipe:
     data: str = option("", "Training lists: a .jsonl, .json or .parquet file, or a data set on the Hub.")
     pages: str | None = option(None, "Folder of parquet files with the page images of MMDocIR's distilled rankings.")
     eval_data: str | None = option(None, "Lists to measure on, like --data; they are not trained on.")
-    held_out: int = option(100, "Without --eval_data: lists taken out of the training data to measure on; 0: none.")
+    held_out: int = option(
+        100,
+        "Without --eval_data: lists taken out of the training data to measure on, the same for every --seed; 0: none.",
+    )
     malformed: Literal["refuse", "skip"] = option(
-        "refuse", "Rows that cannot be used are counted and named; then training is refused, or they are left out."
+        "refuse",
+        "Rows that cannot be used are counted and named; then training is refused, or they are left out. Images are "
+        "opened only when they are trained on.",
     )
     output_dir: str = option("", "Folder of the trained checkpoint; checkpoints on the way are folders inside it.")
     resume: bool = option(False, "Continue from the last complete checkpoint in --output_dir, if there is one.")
@@ -78,7 +90,7 @@ class Recipe:
     keep_checkpoints: int = option(2, "Checkpoints to keep; older ones are deleted.")
     logging_steps: int = option(10, "Optimiser steps between log lines.")
     workers: int = option(2, "Processes that read pages, on each device; 0: the training process reads them itself.")
-    seed: int = option(42, "For the order of the data, new weights and the held-out lists.")
+    seed: int = option(42, "For the order of the data and new weights.")
     trainer: str | None = option(
         None, 'Further fields of transformers.TrainingArguments as JSON, such as \'{"report_to": "wandb"}\'; they win.'
     )
@@ -90,6 +102,8 @@ class Recipe:
             if value < low or (high is not None and value > high):
                 limits = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
                 raise ValueError(f"{name} is {limits}, got {value}.")
+        if self.max_steps == 0:
+            raise ValueError("max_steps is at least 1, or -1 for no limit, got 0.")
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise ValueError(f"{name} is one of {', '.join(get_args(hint))}, got {getattr(self, name)!r}.")

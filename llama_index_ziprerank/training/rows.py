@@ -5,6 +5,7 @@ JSONL files are read line by line at known offsets; JSON, parquet and names on t
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -119,6 +120,7 @@ class SampleDataset(Dataset[RankingSample]):
         to_sample: makes a row a sample, or raises SampleError.
         source: name of the data, for messages.
         max_candidates: most candidates of a list.
+        as_given: cut lists to their first candidates, not to the teacher's best.
         malformed: what happens to rows that cannot be used.
 
     Raises:
@@ -132,9 +134,10 @@ class SampleDataset(Dataset[RankingSample]):
         source: str,
         *,
         max_candidates: int,
+        as_given: bool = False,
         malformed: Malformed = "refuse",
     ) -> None:
-        self.rows, self.to_sample, self.max_candidates = rows, to_sample, max_candidates
+        self.rows, self.to_sample, self.max_candidates, self.as_given = rows, to_sample, max_candidates, as_given
         self.source = source
         self.malformed: list[str] = []
         """What is wrong with which row (from 1), for every row that cannot be used."""
@@ -170,11 +173,18 @@ class SampleDataset(Dataset[RankingSample]):
         return len(self._usable)
 
     def __getitem__(self, index: int) -> RankingSample:
-        return cut_candidates(self.to_sample(self.rows[self._usable[index]]), self.max_candidates)
+        sample = self.to_sample(self.rows[self._usable[index]])
+        return cut_candidates(sample, self.max_candidates, as_given=self.as_given)
+
+    def measured(self) -> "SampleDataset":
+        """Return the same rows as lists to measure on: the teacher has no part in which candidates they hold."""
+        same = copy.copy(self)
+        same.as_given = True
+        return same
 
 
 def hold_out(samples: SampleDataset, count: int) -> tuple[Subset[RankingSample], Subset[RankingSample]]:
-    """Part the samples into those to train on and at least `count` held out; no query stands on both sides.
+    """Part the samples into those to train on and at least `count` held out (`measured`); no query is on both sides.
 
     Raises:
         ValueError: when nothing would be left to train on.
@@ -189,7 +199,7 @@ def hold_out(samples: SampleDataset, count: int) -> tuple[Subset[RankingSample],
     sides = array("Q"), array("Q")
     for number, query in enumerate(samples.queries):
         sides[query in held].append(number)
-    train, held_out = (Subset(samples, side) for side in sides)
+    train, held_out = Subset(samples, sides[0]), Subset(samples.measured(), sides[1])
     if not len(train):
         raise ValueError(
             f"Holding out {count} of the {len(samples)} lists of {samples.source!r} leaves none to train on. Hold out "

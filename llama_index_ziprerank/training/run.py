@@ -13,7 +13,7 @@ from llama_index_ziprerank.training.card import figures, last_measured, model_ca
 from llama_index_ziprerank.training.collator import RankingCollator
 from llama_index_ziprerank.training.data import training_data
 from llama_index_ziprerank.training.losses import Objective
-from llama_index_ziprerank.training.options import write_recipe
+from llama_index_ziprerank.training.options import RECIPE, write_recipe
 from llama_index_ziprerank.training.recipes import RankingRecipe
 from llama_index_ziprerank.training.saving import begin, check_room, save_finished
 from llama_index_ziprerank.training.setup import flush_denormals, training_arguments, training_model
@@ -43,7 +43,7 @@ def train(recipe: RankingRecipe, callbacks: Sequence[TrainerCallback] = ()) -> T
     """
     flush_denormals()
     folder = Path(recipe.output_dir)
-    resumed = begin(folder, resume=recipe.resume)
+    resumed = begin(recipe)
     learned, held_out, described = training_data(recipe)
     arguments = training_arguments(recipe, evaluates=held_out is not None, resumes=resumed is not None)
     model = training_model(recipe)
@@ -70,7 +70,7 @@ def train(recipe: RankingRecipe, callbacks: Sequence[TrainerCallback] = ()) -> T
         measured = figures(len(held_out) if held_out is not None else 0, state.log_history)
         card = model_card(recipe, described, state.global_step, measured)
         (checkpoint / "README.md").write_text(card, encoding="utf-8")
-        write_recipe(recipe, checkpoint / "recipe.json")
+        write_recipe(recipe, checkpoint / RECIPE)
 
     trainer.papers = write_papers
     for callback in callbacks:

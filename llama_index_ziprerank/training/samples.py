@@ -64,25 +64,32 @@ def target_ranks(order: Sequence[int], positives: Collection[int], n: int) -> li
     return ranks
 
 
-def cut_candidates(sample: RankingSample, most: int) -> RankingSample:
+def cut_candidates(sample: RankingSample, most: int, *, as_given: bool = False) -> RankingSample:
     """Keep the teacher's best `most` candidates, shown in their given order (theirs by rank would give it away).
 
     A positive beyond the cut takes the last place, that of the worst candidate which is no positive.
+
+    Args:
+        sample: the list.
+        most: candidates that stay at most.
+        as_given: keep the first ones as they were given: what is measured must not be chosen by the teacher.
 
     Raises:
         ValueError: when `most` is below 2.
     """
     if most < 2:
         raise ValueError(f"A list is cut to at least 2 candidates, got {most}.")
-    if len(sample.pages) <= most:
+    n = len(sample.pages)
+    if n <= most:
         return sample
-    ranking = complete_order(sample.order, len(sample.pages))
-    kept, lost = ranking[:most], [candidate for candidate in ranking[most:] if candidate in sample.positives]
+    ranking = complete_order(sample.order, n)
+    preferred = list(range(n)) if as_given else ranking
+    kept, lost = preferred[:most], [candidate for candidate in preferred[most:] if candidate in sample.positives]
     replaceable = [candidate for candidate in kept if candidate not in sample.positives]
     lost = lost[: len(replaceable)]
-    dropped = set(replaceable[len(replaceable) - len(lost) :])
-    order = [candidate for candidate in [*kept, *lost] if candidate not in dropped]
-    return _arrange(sample, sorted(order), [candidate for candidate in order if candidate in {*sample.order, *lost}])
+    stay = {*kept, *lost} - set(replaceable[len(replaceable) - len(lost) :])
+    order = [candidate for candidate in ranking if candidate in stay and candidate in {*sample.order, *lost}]
+    return _arrange(sample, sorted(stay), order)
 
 
 def shuffle_candidates(sample: RankingSample, seed: int | str) -> RankingSample:

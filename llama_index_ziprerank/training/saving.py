@@ -1,7 +1,7 @@
 """What is written, so that no finished work is lost: checkpoints on the way, and the finished checkpoint.
 
-A checkpoint counts when its ``trainer_state.json``, which the Trainer writes last, is whole: a run that was killed
-while it wrote one resumes from the one before.
+A checkpoint counts when its ``trainer_state.json``, which the Trainer writes last, is whole, and its weights are not
+cut off: a run that was killed while it wrote one resumes from the one before.
 """
 
 import json
@@ -9,13 +9,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from llama_index_ziprerank.training.options import check_recipe
+from llama_index_ziprerank.training.recipes import Recipe
 
 _ADAM_BYTES = 8  # two 32-bit moments a trained parameter
 
@@ -54,14 +58,18 @@ def _unwritten(folder: Path, error: Exception) -> CheckpointError:
     )
 
 
-def begin(output_dir: Path, *, resume: bool) -> Path | None:
+def begin(recipe: Recipe) -> Path | None:
     """Return the checkpoint that a training goes on from; None when it begins.
 
     Raises:
-        ValueError: when the folder holds something, and nobody asked to resume.
+        ValueError: when the folder holds something and nobody asked to resume, or what another recipe has trained.
     """
-    if resume:
-        return last_complete_checkpoint(output_dir)
+    output_dir = Path(recipe.output_dir)
+    if recipe.resume:
+        checkpoint = last_complete_checkpoint(output_dir)
+        if checkpoint is not None:
+            check_recipe(recipe, checkpoint)
+        return checkpoint
     if output_dir.is_dir() and any(output_dir.iterdir()):
         raise ValueError(
             f"The output folder {str(output_dir)!r} is not empty. Name another --output_dir, or continue the training "
@@ -76,11 +84,22 @@ def last_complete_checkpoint(output_dir: Path) -> Path | None:
     for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
         try:
             step = TrainerState.load_from_json(str(path)).global_step
-        except (json.JSONDecodeError, TypeError):  # cut off
+        except (UnicodeDecodeError, json.JSONDecodeError, TypeError):  # cut off
             continue
         if path.parent.name == f"{PREFIX_CHECKPOINT_DIR}-{step}":
             found[step] = path.parent
-    return found[max(found)] if found else None
+    return next((found[step] for step in sorted(found, reverse=True) if _is_whole(found[step])), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Say whether weights and the optimiser's state are as long as they say."""
+    try:
+        for weights in checkpoint.glob("*.safetensors"):
+            with safe_open(weights, "pt"):
+                pass
+    except SafetensorError:
+        return False
+    return all(is_zipfile(state) for state in checkpoint.glob("*.pt"))
 
 
 def check_room(model: nn.Module, output_dir: Path) -> None:

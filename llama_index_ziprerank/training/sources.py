@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 from PIL import Image
 
 from llama_index_ziprerank.pages.images import open_image
+from llama_index_ziprerank.pages.page import PageError
 from llama_index_ziprerank.pages.text import render_text
 
 
@@ -39,7 +40,12 @@ def page_image(source: PageSource, canvas: int) -> Image.Image:
         return render_text(source, canvas)
     if isinstance(source, Image.Image):
         return source
-    return open_image(source if isinstance(source, bytes | Path) else source.read())
+    if isinstance(source, bytes | Path):
+        return open_image(source)
+    try:
+        return open_image(source.read())
+    except PageError as error:
+        raise PageError(f"{source.key}: {error}") from error
 
 
 def page_key(source: PageSource, canvas: int) -> str:

@@ -87,6 +87,11 @@ def test_passages_that_the_answer_leaves_out_stay_unranked() -> None:
         (conversation("[A]", announced=4), "announces 4 passages and gives 3"),
         ({"conversations": [{"value": "a"}, {"value": "no query here"}, {"value": "[A]"}]}, "no line 'Search Query"),
         ({"conversations": ["one"]}, "three turns"),
+        ({"conversations": [{"value": "a"}, {"value": None}, {"value": "[A]"}]}, "no line 'Search Query"),
+        (
+            {"conversations": [{"value": "a"}, {"value": "x\nSearch Query: \nRank them.\n"}, {"value": "[A]"}]},
+            "no line",
+        ),
     ],
 )
 def test_a_conversation_that_is_none_says_why(row: dict, message: str) -> None:
@@ -115,6 +120,35 @@ def test_a_distilled_ranking_is_joined_with_its_pages(names: tuple[str, str], tm
     [sample] = [open_samples(data, max_candidates=10, pages=write_pages(tmp_path / "pages", names))[0]]
     assert greys(sample) == [3, 7, 9]  # page 4 has no image: it leaves the list and the order
     assert (sample.order, sample.positives) == ([1, 2, 0], frozenset({2}))
+
+
+@pytest.mark.parametrize("as_images", [True, False])
+def test_a_page_whose_cell_is_empty_has_no_image(as_images: bool, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(buffer, "PNG")
+    table = {
+        "file_name": ["manual"] * 4,
+        "page": [3, 7, 9, 4],
+        "image": [buffer.getvalue(), None, buffer.getvalue(), None],
+    }
+    rows = datasets.Dataset.from_dict(table)
+    if as_images:
+        rows = rows.cast_column("image", datasets.Image())
+    (tmp_path / "pages").mkdir()
+    rows.to_parquet(tmp_path / "pages" / "part.parquet")
+    data = write_jsonl(tmp_path / "rankings.jsonl", ranking())
+    sample = open_samples(data, max_candidates=10, pages=str(tmp_path / "pages"))[0]
+    assert (len(sample.pages), sample.order, sample.positives) == (2, [1, 0], frozenset({1}))
+
+
+def test_the_teacher_has_no_part_in_which_candidates_are_measured(tmp_path: Path) -> None:
+    rows = [
+        {"query": f"q{i}", "texts": list("abcdef"), "order": [5, 4, 3, 2, 1, 0], "positives": [4]} for i in range(4)
+    ]
+    samples = open_samples(write_jsonl(tmp_path / "lists.jsonl", *rows), max_candidates=3)
+    learned, held_out = hold_out(samples, 1)
+    assert (learned[0].pages, learned[0].order) == (["d", "e", "f"], [2, 1, 0])
+    assert (held_out[0].pages, held_out[0].order, held_out[0].positives) == (["a", "b", "e"], [2, 1, 0], frozenset({2}))
 
 
 def test_the_order_is_filtered_before_it_is_cut(tmp_path: Path) -> None:

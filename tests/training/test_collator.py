@@ -122,6 +122,15 @@ def test_the_cache_forgets_what_was_used_longest_ago() -> None:
     assert (cache.get("a") is not None, cache.get("b") is not None, cache.size) == (True, False, 80)
 
 
+def test_the_cache_holds_no_more_memory_than_it_counts() -> None:
+    batch = torch.zeros(100, 10)
+    cache = FeatureCache(1000)
+    cache.put("a", PageFeatures(batch[:2], (batch[2:4],), (1, 2, 4)))
+    kept = cache.get("a")
+    assert kept is not None and cache.size == 160
+    assert sum(part.untyped_storage().nbytes() for part in (kept.merged, *kept.deepstack)) == 160
+
+
 def test_a_tokenizer_without_an_end_of_the_turn_is_refused(checkpoint: Path) -> None:
     reranker = ListwiseReranker.from_pretrained(str(checkpoint), device="cpu")
     reranker.processor.tokenizer.eos_token = None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training_lists import MakeRecipe
 
-from llama_index_ziprerank.training.options import parse_recipe
+from llama_index_ziprerank.training.options import parse_recipe, read_config
 from llama_index_ziprerank.training.recipes import Recipe, Stage1, Stage2
 from llama_index_ziprerank.training.setup import optimizer_name, training_arguments
 
@@ -51,6 +51,43 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(name: str, tmp_p
 def test_a_number_that_yaml_takes_for_text_is_still_a_number(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("learning_rate: 3e-5\n")
     assert parse_recipe(Stage2, ["--config", str(tmp_path / "recipe.yaml")], prog="train").learning_rate == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("batch_size: null", "batch_size is of the type int, got None"),
+        ("batch_size: 2.5", "batch_size is of the type int, got 2.5"),
+        ("learning_rate: fast", "learning_rate is of the type float, got 'fast'"),
+        ("resume: 1", "resume is of the type bool, got 1"),
+        ("eval_data: [a]", r"eval_data is of the type str or none, got \['a'\]"),
+        ("pruning: 3", "pruning is of the type str, got 3"),
+    ],
+)
+def test_a_value_of_another_type_is_named(field: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(field)
+    with pytest.raises(ValueError, match=message):
+        read_config(Stage2, str(tmp_path / "recipe.yaml"))
+
+
+def test_values_of_a_file_become_those_of_the_fields(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "learning_rate: 1e-4\nepochs: 2\nbatch_size: 4.0\nlora_rank: '8'\ntrainer: {report_to: none}\neval_data: null"
+    )
+    values = read_config(Stage2, str(tmp_path / "recipe.yaml"))
+    assert values == {
+        **{"learning_rate": 1e-4, "epochs": 2.0, "batch_size": 4, "lora_rank": 8},
+        **{"trainer": '{"report_to": "none"}', "eval_data": None},
+    }
+    assert type(values["batch_size"]) is int
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"epochs": -1}, {"max_steps": 0}, {"keep_checkpoints": 0}, {"save_steps": 0}]
+)
+def test_a_training_without_a_step_or_a_checkpoint_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is at least"):
+        Stage2(**wrong)
 
 
 def test_a_recipe_that_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) -> None:

@@ -63,6 +63,23 @@ def test_a_checkpoint_that_was_cut_off_does_not_count(recipe: MakeRecipe, tmp_pa
     assert last_complete_checkpoint(folder) is None
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_a_checkpoint_whose_weights_are_cut_off_does_not_count(name: str, recipe: MakeRecipe, tmp_path: Path) -> None:
+    fields = {"data": write_lists(tmp_path, colour_lists(4)), "max_steps": 2, "save_steps": 1, "keep_checkpoints": 5}
+    folder = train(recipe(**fields)).folder
+    part = folder / "checkpoint-2" / name
+    part.write_bytes(part.read_bytes()[:-100])
+    assert last_complete_checkpoint(folder) == folder / "checkpoint-1"
+
+
+def test_a_training_goes_on_by_its_own_recipe_alone(recipe: MakeRecipe, tmp_path: Path) -> None:
+    fields = {"data": write_lists(tmp_path, colour_lists(8)), "held_out": 2, "save_steps": 1}
+    train(recipe(**fields, max_steps=1))
+    with pytest.raises(ValueError, match=r"another recipe: held_out 2, now 4; learning_rate \S+, now 0.5. Go on with"):
+        train(recipe(**{**fields, "held_out": 4}, learning_rate=0.5, max_steps=2, resume=True))
+    assert train(recipe(**fields, max_steps=2, logging_steps=3, resume=True)).steps == 2
+
+
 def test_a_folder_with_something_in_it_is_left_alone(recipe: MakeRecipe, tmp_path: Path) -> None:
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained" / "thesis.txt").write_text("all of it")

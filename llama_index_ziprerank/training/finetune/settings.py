@@ -58,6 +58,9 @@ Its written circuit does not survive high rates: at 1e-3 and 1e-4 it ranked wors
 bfloat16 it is another circuit.
 """
 
+_OWN = {"model", "data", "output_dir", "held_out", "resume"}
+"""Fields of stage 2 that are no choice here: options of the command, or made by it."""
+
 CPU_MINUTES = 15.0
 """Time limit on a CPU where none is given."""
 
@@ -114,6 +117,8 @@ def stage2_recipe(settings: Settings) -> Stage2:
         "held_out": 0,
         "resume": True,
     }
+    if own := sorted(_OWN & set(settings.recipe)):
+        raise ValueError(f"The recipe names {', '.join(own)}, which fine-tuning sets itself. Leave it out.")
     try:
         return Stage2(**values)
     except TypeError as error:

@@ -6,7 +6,7 @@ import torch
 
 from llama_index_ziprerank.training.card import last_measured, quality
 from llama_index_ziprerank.training.data import training_data
-from llama_index_ziprerank.training.options import write_recipe
+from llama_index_ziprerank.training.options import RECIPE, write_recipe
 from llama_index_ziprerank.training.retriever.card import retriever_card
 from llama_index_ziprerank.training.retriever.mining import mined_negatives
 from llama_index_ziprerank.training.retriever.model import loss_function, training_retriever
@@ -28,7 +28,7 @@ def train_retriever(recipe: Retriever) -> Trained:
         FloatingPointError: when the loss is no number any more.
     """
     folder = Path(recipe.output_dir)
-    resumed = begin(folder, resume=recipe.resume)
+    resumed = begin(recipe)
     learned, held_out, described = training_data(recipe)
     corpus = collect((learned[number] for number in range(len(learned))), recipe.canvas)
     measured = None
@@ -49,7 +49,7 @@ def train_retriever(recipe: Retriever) -> Trained:
         state = trainer.state
         card = retriever_card(recipe, retriever.family.name, described, measured, state.global_step, state.log_history)
         (checkpoint / "README.md").write_text(card, encoding="utf-8")
-        write_recipe(recipe, checkpoint / "recipe.json")
+        write_recipe(recipe, checkpoint / RECIPE)
 
     trainer.papers = write_papers
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)

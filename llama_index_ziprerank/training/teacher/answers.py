@@ -9,7 +9,7 @@ from PIL import Image
 from llama_index_ziprerank.reranking.permutation import parse_permutation
 
 _LETTER = r"(?:\[[A-Z]\]|\b[A-Z]\b)"  # also those that name no candidate: they do not end a chain
-_CHAIN = re.compile(rf"{_LETTER}(?:\s*>\s*{_LETTER})+")
+_CHAIN = re.compile(rf"{_LETTER}(?:\s*[>=]\s*{_LETTER})+")
 
 
 class Answer(Protocol):
@@ -34,10 +34,11 @@ def read_order(text: str, n: int) -> list[int]:
     """Read the candidates that an answer names, best first, each once; it may miss some, or all.
 
     The longest chain counts, ``"[B] > [A]"`` or ``"B > A"``, the last of equals: a model may mention pages before it
-    ranks them. Without a chain, the letters in brackets count in the order in which they stand.
+    ranks them. Ties, ``"[B] = [A] > [C]"``, are read as they stand. Without a chain, the letters in brackets count in
+    the order in which they stand.
     """
-    chains = _CHAIN.findall(text)
+    chains = [chain for chain in _CHAIN.findall(text) if ">" in chain]
     if chains:
-        text = max(reversed(chains), key=lambda chain: chain.count(">"))
+        text = max(reversed(chains), key=lambda chain: chain.count(">") + chain.count("="))
         text = re.sub(r"\[?([A-Z])\]?", r"[\1]", text)
     return parse_permutation(text, n)
