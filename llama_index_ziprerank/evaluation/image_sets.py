@@ -77,6 +77,8 @@ def load_image_set(name: str, split: str | None = None) -> ImageSet:
     images = _images(name, split)
     queries = _table(name, "queries", split)
     text_of = dict(zip(_ids(name, queries, "query-id"), _values(name, queries, "query"), strict=True))
+    if blank := [query for query, text in text_of.items() if not str(text or "").strip()]:
+        raise ValueError(f"{name}: {len(blank)} queries have no text, such as {blank[0]!r}. Leave them out.")
     path = folder / "qrels.trec"
     qrels = read_qrels(path) if path.is_file() else _qrels(name, _table(name, "qrels", split))
     asked = [query for query in text_of if any(grade > 0 for grade in qrels.get(query, {}).values())]

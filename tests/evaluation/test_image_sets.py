@@ -70,3 +70,16 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_missing_folder_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"There is no folder {name}"):
         load_image_set(name)
+
+
+def test_a_query_without_text_and_half_a_grade_are_named(tmp_path: Path) -> None:
+    folder = write_image_set(tmp_path / "set", "tsv")
+    queries = (folder / "queries.tsv").read_text()
+    (folder / "queries.tsv").write_text(f"{queries}q9\t\n")
+    with pytest.raises(ValueError, match="1 queries have no text, such as 'q9'"):
+        load_image_set(str(folder))
+
+    (folder / "queries.tsv").write_text(queries)
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tpage 0\t0.5\n")
+    with pytest.raises(ValueError, match="query 'q1' and page 'page%200': a grade of relevance is a whole number"):
+        load_image_set(str(folder))

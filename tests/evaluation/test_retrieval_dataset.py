@@ -1,10 +1,15 @@
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from pypdf import PdfWriter
 from tiny_manual import tiny_manual, write_pdf
 
 from llama_index_ziprerank.evaluation.retrieval_dataset import RetrievalDataset
 from llama_index_ziprerank.evaluation.runs import write_qrels
+
+T = TypeVar("T")
 
 
 def test_a_set_reads_back_as_written(tmp_path: Path) -> None:
@@ -42,6 +47,34 @@ def test_a_query_without_an_answer_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         RetrievalDataset(queries, qrels)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RetrievalDataset.from_pairs([("How?", "three.pdf:p2")]),
+        lambda: RetrievalDataset.from_relevant_docs({"How?": "How?"}, {"How?": "three.pdf:p2"}),
+    ],
+)
+def test_a_text_in_place_of_ids_is_not_taken_apart(make: Callable[[], RetrievalDataset]) -> None:
+    with pytest.raises(ValueError, match=r"'How\?' is a list of ids, got the text 'three\.pdf:p2'"):
+        make()
+
+
+def test_a_title_cannot_say_how_many_pages_a_manual_has(tmp_path: Path) -> None:
+    manual = tiny_manual(tmp_path / "manual.pdf")
+    writer = PdfWriter(clone_from=manual)
+    writer.add_metadata({"/Title": "Report\nPages:           1"})
+    writer.write(manual)
+    totals: list[int | None] = []
+
+    def track(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        totals.append(total)
+        return items
+
+    dataset = RetrievalDataset.from_manual(manual, kinds=["heading"], track=track)
+    assert len(dataset.queries) == 8
+    assert totals == [9]
 
 
 def test_a_line_that_is_no_query_is_named(tmp_path: Path) -> None:
