@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionAttention,
     Qwen3VLVisionModel,
+    Qwen3VLVisionPatchEmbed,
     apply_rotary_pos_emb_vision,
     eager_attention_forward,
 )
@@ -36,6 +37,17 @@ class _PatchProjection(nn.Conv3d):
             return super().forward(input)
         projected = functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)  # (P, E)
         return projected[:, :, None, None, None]
+
+
+class _PatchEmbedding(Qwen3VLVisionPatchEmbed):
+    """Reads a page once: it counts as two equal frames, which have one product with the sum of their kernels."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Letters: P patches, C channels, E width. (P, C * patch**2), or of two frames twice that, -> (P, E)."""
+        if hidden_states.shape[-1] != self.in_channels * self.patch_size**2:
+            return super().forward(hidden_states)
+        kernel = self.proj.weight.sum(dim=2).flatten(1)  # (E, C * patch**2)
+        return functional.linear(hidden_states.to(kernel.dtype), kernel, self.proj.bias)
 
 
 class _PageLengths:
@@ -90,12 +102,16 @@ class _BatchedAttention(Qwen3VLVisionAttention):
 def use_linear_patch_embedding(vision_model: nn.Module) -> None:
     """Make every Conv3d that embeds single patches inside ``vision_model`` run as a matrix product.
 
+    A Qwen3-VL tower also takes patches of one frame, (P, C * patch**2): half of what transformers would give it.
+
     Works in place, equal up to floating-point rounding, and safe to call twice. Accepts a vision tower or a
     whole model; towers without such a Conv3d (SigLIP embeds with a Conv2d over the whole image) stay as they are.
     """
     for module in vision_model.modules():
         if type(module) is nn.Conv3d and _embeds_single_patches(module):
             module.__class__ = _PatchProjection
+        elif type(module) is Qwen3VLVisionPatchEmbed:
+            module.__class__ = _PatchEmbedding
 
 
 def use_batched_attention(vision_model: nn.Module) -> None:

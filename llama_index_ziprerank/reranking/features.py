@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from llama_index_ziprerank.reranking.inputs import Grid, PagePatches
+from llama_index_ziprerank.reranking.inputs import Grid, PagePatches, pixel_values
 from llama_index_ziprerank.vision import run_on_part
 
 PATCHES_PER_CALL = {"cpu": 6_144}
@@ -138,9 +138,8 @@ def prepared_ahead(
 
 def blank_tokens(page: PagePatches, merge: int) -> torch.Tensor:
     """Mark the visual tokens that show nothing but the page's background, its median colour: (P,) bool."""
-    patches = page.pixel_values  # (merge**2 * P, channels * 2 * patch * patch)
-    pixels = patches.view(len(patches), 3, -1)  # (merge**2 * P, 3, 2 * patch * patch)
-    background = pixels.mean(dim=2).median(dim=0).values[:, None]  # (3, 1)
+    pixels = page.pixels * page.factor + page.offset  # (merge**2 * P, channels, patch * patch)
+    background = pixels.mean(dim=2).median(dim=0).values[:, None]  # (channels, 1)
     farthest = (pixels - background).abs().amax(dim=(1, 2))  # (merge**2 * P,)
     return farthest.view(-1, merge**2).amax(dim=1) <= BLANK_TOLERANCE
 
@@ -154,11 +153,11 @@ def _batches(pages: Iterable[PagePatches], patches_per_call: int) -> Iterator[li
     batch: list[PagePatches] = []
     patches = 0
     for page in pages:
-        if batch and patches + len(page.pixel_values) > patches_per_call:
+        if batch and patches + len(page.pixels) > patches_per_call:
             yield batch
             batch, patches = [], 0
         batch.append(page)
-        patches += len(page.pixel_values)
+        patches += len(page.pixels)
     if batch:
         yield batch
 
@@ -167,7 +166,7 @@ def _features(model: Qwen3VLForConditionalGeneration, batch: list[PagePatches]) 
     """Run the tower once, pages of one size side by side: those attend as a batch (see `vision.py`)."""
     order = sorted(range(len(batch)), key=lambda i: batch[i].grid)
     output = model.model.get_image_features(
-        torch.cat([batch[i].pixel_values for i in order]).to(model.device),
+        pixel_values([batch[i] for i in order], model.device),
         torch.tensor([batch[i].grid for i in order], device=model.device),
         return_dict=True,
     )
@@ -183,7 +182,7 @@ def _features_without_blank(model: Qwen3VLForConditionalGeneration, batch: list[
     reads, stand_ins = zip(*(_read_and_stand_ins(blank_tokens(page, merge)) for page in batch), strict=True)
     merged, deepstack = run_on_part(
         model.model.visual,
-        torch.cat([page.pixel_values for page in batch]).to(model.device),
+        pixel_values(batch, model.device),
         torch.tensor([page.grid for page in batch]),
         torch.cat(reads).repeat_interleave(merge**2),
     )

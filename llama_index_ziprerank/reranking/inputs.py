@@ -21,6 +21,8 @@ from llama_index_ziprerank.reranking.prompt import check_query, prompt_words
 MAX_SIDE = 1024
 """Longest side of a page in pixels, as the checkpoint was trained and measured."""
 
+_CHANNELS = 3
+
 ANSWER_OPENING = "["
 """The prompt ends with this one token, so the next token is a bare letter (as text, Qwen merges ``[A`` into one)."""
 
@@ -30,10 +32,22 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class PagePatches:
-    """One page as the vision tower reads it."""
+    """One page cut into patches, in bytes.
 
-    pixel_values: torch.Tensor  # (merge**2 * P, channels * 2 * patch * patch) float32
+    transformers' `pixel_values` are an eighth part news: a page counts as two equal frames of a film, in float32.
+    """
+
+    pixels: torch.Tensor  # (merge**2 * P, channels, patch * patch) uint8
     grid: Grid
+    factor: torch.Tensor  # (channels, 1) float32; pixels * factor + offset are what the tower reads
+    offset: torch.Tensor  # (channels, 1) float32
+
+
+def pixel_values(pages: Sequence[PagePatches], device: torch.device) -> torch.Tensor:
+    """Join pages as `vision.use_linear_patch_embedding`'s towers read them: (patches, channels * patch * patch)."""
+    pixels = torch.cat([page.pixels for page in pages]).to(device)
+    values = pixels.float().mul_(pages[0].factor.to(device)).add_(pages[0].offset.to(device))
+    return values.flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +75,7 @@ class RankingPrompt:
 
 @dataclass(frozen=True, eq=False)
 class RankingInputs(RankingPrompt):
-    """A prompt together with the pixels of its pages: all that a forward pass needs."""
+    """A prompt together with the pixels of its pages: all that transformers' own forward pass needs."""
 
     pixel_values: torch.Tensor  # (patches of all pages, channels * 2 * patch * patch) float32
 
@@ -73,15 +87,27 @@ def build_ranking_inputs(processor: Qwen3VLProcessor, query: str, images: Sequen
         ValueError: for a blank query, no page or more than 20, or a processor that cannot write the prompt.
     """
     check_window_length(len(images))
-    pages = [prepare_page(processor, image) for image in images]
-    prompt = build_ranking_prompt(processor, query, [page.grid for page in pages])
-    return RankingInputs(**vars(prompt), pixel_values=torch.cat([page.pixel_values for page in pages]))
+    pages = [_cut(processor, image) for image in images]
+    prompt = build_ranking_prompt(processor, query, [grid for _, grid in pages])
+    return RankingInputs(**vars(prompt), pixel_values=torch.cat([values for values, _ in pages]))
 
 
 def prepare_page(processor: Qwen3VLProcessor, image: Image.Image) -> PagePatches:
     """Scale a page to at most `MAX_SIDE` pixels, never up, and cut it into patches."""
-    prepared = processor.image_processor(images=[fit_within(to_rgb(image), MAX_SIDE)], return_tensors="pt")
-    return PagePatches(prepared["pixel_values"], tuple(prepared["image_grid_thw"][0].tolist()))
+    pixels, grid = _cut(processor, image, do_rescale=False, do_normalize=False, temporal_patch_size=1)
+    how = processor.image_processor
+    step = how.rescale_factor if how.do_rescale else 1.0
+    mean, spread = (how.image_mean, how.image_std) if how.do_normalize else (0.0, 1.0)
+    offset, divisor = (torch.tensor(part, dtype=torch.float32).expand(_CHANNELS)[:, None] for part in (mean, spread))
+    levels = pixels.to(torch.uint8).unflatten(1, (_CHANNELS, -1))  # transformers without torchvision has them as floats
+    return PagePatches(levels, grid, step / divisor, -offset / divisor)
+
+
+def _cut(processor: Qwen3VLProcessor, image: Image.Image, **otherwise: Any) -> tuple[torch.Tensor, Grid]:
+    """Return a page's patches and their grid as the checkpoint's own processor makes them, or `otherwise`."""
+    page = fit_within(to_rgb(image), MAX_SIDE)
+    prepared = processor.image_processor(images=[page], return_tensors="pt", **otherwise)
+    return prepared["pixel_values"], tuple(prepared["image_grid_thw"][0].tolist())
 
 
 def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequence[Grid]) -> RankingPrompt:

@@ -1,13 +1,17 @@
+import copy
 import threading
 import time
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
-from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking import ListwiseReranker, build_ranking_inputs
 from llama_index_ziprerank.reranking.features import blank_tokens, page_features, prepared_ahead
-from llama_index_ziprerank.reranking.inputs import prepare_page
+from llama_index_ziprerank.reranking.inputs import pixel_values, prepare_page
 
 
 def test_a_page_has_the_same_features_alone_and_in_any_batch(
@@ -15,7 +19,7 @@ def test_a_page_has_the_same_features_alone_and_in_any_batch(
 ) -> None:
     pages = [prepare_page(reranker.processor, page) for page in mixed_pages]
     together = page_features(reranker.model, pages)
-    in_pairs = page_features(reranker.model, pages, patches_per_call=sum(len(p.pixel_values) for p in pages[:2]))
+    in_pairs = page_features(reranker.model, pages, patches_per_call=sum(len(p.pixels) for p in pages[:2]))
     alone = page_features(reranker.model, iter(pages), patches_per_call=1)
     for a, b, c in zip(together, in_pairs, alone, strict=True):
         assert a.grid == b.grid == c.grid
@@ -25,14 +29,32 @@ def test_a_page_has_the_same_features_alone_and_in_any_batch(
 
 
 def test_features_are_those_of_the_plain_tower(reranker: ListwiseReranker, mixed_pages: list[Image.Image]) -> None:
-    page = prepare_page(reranker.processor, mixed_pages[0])
-    [features] = page_features(reranker.model, [page])
+    inputs = build_ranking_inputs(reranker.processor, "line width", mixed_pages[:1])
+    [features] = page_features(reranker.model, [prepare_page(reranker.processor, mixed_pages[0])])
     with torch.no_grad():
-        plain = reranker.model.get_image_features(page.pixel_values, torch.tensor([page.grid]))
-    assert torch.equal(features.merged, plain.pooler_output[0])
+        plain = reranker.model.get_image_features(inputs.pixel_values, inputs.image_grid_thw)
+    torch.testing.assert_close(features.merged, plain.pooler_output[0])
     assert len(features.deepstack) == 3
     for ours, theirs in zip(features.deepstack, plain.deepstack_features, strict=True):
-        assert torch.equal(ours, theirs[0])
+        torch.testing.assert_close(ours, theirs[0])
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"do_normalize": False}, {"image_mean": [0.1, 0.2, 0.3]}, {"do_rescale": False}]
+)
+@pytest.mark.parametrize("kind", [Qwen2VLImageProcessor, Qwen2VLImageProcessorPil])
+def test_bytes_become_what_the_processor_makes_of_pixels(
+    kind: type, changed: dict[str, Any], reranker: ListwiseReranker, mixed_pages: list[Image.Image]
+) -> None:
+    processor = copy.deepcopy(reranker.processor)
+    processor.image_processor = kind(**processor.image_processor.to_dict())
+    for name, value in changed.items():
+        setattr(processor.image_processor, name, value)
+    page = prepare_page(processor, mixed_pages[0])
+    frames = build_ranking_inputs(processor, "line width", mixed_pages[:1]).pixel_values.unflatten(1, (3, 2, -1))
+    assert page.pixels.dtype == torch.uint8
+    for frame in (0, 1):
+        torch.testing.assert_close(pixel_values([page], torch.device("cpu")), frames[:, :, frame].flatten(1))
 
 
 def test_pages_are_prepared_in_order_and_beside_who_reads_them() -> None:

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionAttention
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLTextDecoderLayer,
+    Qwen3VLVisionAttention,
+    Qwen3VLVisionPatchEmbed,
+)
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.reranking import ListwiseReranker
@@ -139,7 +143,7 @@ def as_transformers_has_it(model: Qwen3VLForConditionalGeneration) -> Qwen3VLFor
     """
     twin = _copy_without_weights(model)
     for module in twin.modules():
-        for original in (nn.Conv3d, Qwen3VLVisionAttention, Qwen3VLTextDecoderLayer):
+        for original in (nn.Conv3d, Qwen3VLVisionPatchEmbed, Qwen3VLVisionAttention, Qwen3VLTextDecoderLayer):
             if isinstance(module, original):
                 module.__class__ = original
     return twin
