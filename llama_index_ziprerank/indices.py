@@ -1,13 +1,14 @@
 """`ColPaliIndex`: pages of documents in, a searchable folder out.
 
-A page is written image first, record last, and a replaced image is removed after that: a crash leaves a page whole or
-absent, and building again continues where it stopped. What the folder holds: `retrieval/folder.py`.
+A page is written image first, record last: a crash leaves a page whole or absent, and building again continues where
+it stopped. The image of a page that is replaced (inserted anew, or refreshed away) stays for some minutes, for
+questions that have found it and not yet read it; a deletion removes at once what it deletes, and all these with it.
+What the folder holds: `retrieval/folder.py`.
 
 A page's id is made of its file's bytes. The same PDF under two paths is therefore encoded once and found once, as the
 copy that came last; filters find it by either path, and it goes when the last of them is deleted.
 """
 
-import atexit
 import hashlib
 import json
 import shutil
@@ -18,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
 from types import TracebackType
 from typing import Protocol
 
@@ -34,28 +34,29 @@ from llama_index.core.vector_stores import MetadataFilters
 from PIL import Image
 from typing_extensions import Self
 
-from llama_index_ziprerank.checkpoints import resolve_retriever
+from llama_index_ziprerank.documents import as_page_node, page_nodes
 from llama_index_ziprerank.nodes import (
     FILE_PATH,
-    document_to_page_node,
     node_image,
     node_text,
     page_image_or_rendered_text,
-    writable,
 )
 from llama_index_ziprerank.pages.images import encode_png
+from llama_index_ziprerank.pages.page import encodable
 from llama_index_ziprerank.pages.remote import RemoteImages
 from llama_index_ziprerank.reranking.feature_cache import DiskCost, forget_image_files
 from llama_index_ziprerank.retrieval.disk import disk_errors
 from llama_index_ziprerank.retrieval.edge import EdgeStore
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.folder import IndexFolder
-from llama_index_ziprerank.retrieval.manifest import Manifest
-from llama_index_ziprerank.retrieval.store import PageFilter, PageRecord, PageStore, StoredPage, Vectors
+from llama_index_ziprerank.retrieval.opening import begin, describe, load_encoder, opened, temporary_folder
+from llama_index_ziprerank.retrieval.replaced import GRACE, ReplacedImages
+from llama_index_ziprerank.retrieval.store import PageFilter, PageRecord, PageStore, StoredPage, StoreError, Vectors
 from llama_index_ziprerank.retrievers import (
     ColPaliRetriever,
     PagePayload,
     document_is,
+    file_of,
     metadata_is,
     page_payload,
 )
@@ -70,7 +71,7 @@ class FeatureKeeper(Protocol):
         """Keep them in this folder, unless another was chosen."""
 
     def cache_cost(self, nodes: Iterable[BaseNode]) -> DiskCost:
-        """Tell what is still to be written for these nodes."""
+        """Tell what is still to be written for these nodes; raise ValueError when nothing can be kept."""
 
     def cache_pages(self, nodes: Iterable[BaseNode]) -> int:
         """Compute and keep what is missing; return of how many nodes."""
@@ -109,6 +110,7 @@ class ColPaliIndex:
             keeper.use_cache_dir(self.feature_dir)
         self._writing = threading.RLock()
         self._has_leftovers = False
+        self._replaced = ReplacedImages()
         if folder.is_locked and folder.was_interrupted:
             self._clear_up()
 
@@ -144,27 +146,29 @@ class ColPaliIndex:
                 gets `feature_dir`, a folder inside `persist_dir`.
 
         Raises:
-            ValueError: when `persist_dir` holds an index of another model, or files that are no index; and for text
-                that is no Unicode.
+            TypeError: for what is no document; nodes go to `insert_nodes`, files to `PDFPageReader` first.
+            ValueError: when `persist_dir` holds an index of another model, or files that are no index; for text that
+                is no Unicode, and metadata that JSON cannot hold; and when `cache_features_for` keeps nothing.
             NodeImageError: when a document has an unreadable image, or neither image nor text.
-            StoreError: when another process has the index open, or its folder cannot be written.
+            StoreError: when another process has the index open, its folder cannot be written, or is damaged.
         """
-        encoder = _encoder(model, device, dtype, pool_factor)
-        folder = IndexFolder(_temporary_folder() if persist_dir is None else persist_dir)
+        nodes = page_nodes(documents)
+        encoder = load_encoder(model, device, dtype, pool_factor)
+        folder = IndexFolder(temporary_folder() if persist_dir is None else persist_dir)
         folder.finish_replacing()
         folder.check_free()
-        with _opened(folder, store) as opened:
-            _begin(folder, _describe(model, encoder, has_vectors=store is None), store)
+        with opened(folder, store) as open_store:
+            begin(folder, describe(model, encoder, has_vectors=store is None), store)
             index = cls(
                 folder,
                 encoder,
-                opened(),
+                open_store(),
                 is_temporary=persist_dir is None,
                 allow_remote_images=allow_remote_images,
                 keeper=cache_features_for,
             )
         try:
-            index._add((document_to_page_node(document) for document in documents), show_progress, _length(documents))
+            index._add(nodes, show_progress, _length(documents))
         except BaseException:
             index.close()
             raise
@@ -192,21 +196,21 @@ class ColPaliIndex:
             FileNotFoundError: when the folder holds no index.
             ValueError: when `model` (or what is now at the old name) is another model, when a store is needed and
                 missing, or when the index was written in another format.
-            StoreError: when another process has the index open, or its folder cannot be written.
+            StoreError: when another process has the index open, its folder cannot be written, or is damaged.
         """
         folder = IndexFolder(persist_dir)
         folder.finish_replacing()
         folder.check_exists()
-        with _opened(folder, store) as opened:
+        with opened(folder, store) as open_store:
             manifest = folder.manifest()
             manifest.check_store(is_given=store is not None, folder=folder.path)
             chosen = manifest.model if model is None else model
-            encoder = _encoder(chosen, device, dtype, manifest.pool_factor)
-            manifest.check_same_model(_describe(chosen, encoder, has_vectors=manifest.has_vectors), folder.path)
+            encoder = load_encoder(chosen, device, dtype, manifest.pool_factor)
+            manifest.check_same_model(describe(chosen, encoder, has_vectors=manifest.has_vectors), folder.path)
             return cls(
                 folder,
                 encoder,
-                opened(),
+                open_store(),
                 is_temporary=False,
                 allow_remote_images=allow_remote_images,
                 keeper=cache_features_for,
@@ -214,11 +218,17 @@ class ColPaliIndex:
 
     def insert(self, document: Document) -> None:
         """Index one document, replacing the one with its id."""
-        self._add([document_to_page_node(document)])
+        self._add(page_nodes([document]))
 
-    def insert_nodes(self, nodes: Sequence[TextNode], show_progress: bool = False) -> None:
-        """Index ready nodes (ImageNode, or TextNode to be drawn), replacing those with their ids."""
-        self._add(map(writable, nodes), show_progress, len(nodes))
+    def insert_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> None:
+        """Index ready nodes (ImageNode, or TextNode to be drawn), replacing those with their ids.
+
+        A Node with an `image_resource` becomes an ImageNode, a document what `insert` makes of it.
+
+        Raises:
+            TypeError: for anything else.
+        """
+        self._add(map(as_page_node, nodes), show_progress, len(nodes))
 
     def delete_ref_doc(self, ref_doc_id: str) -> None:
         """Remove a document, that is one page; unknown ids are no error. See `delete_file` for a whole PDF."""
@@ -229,28 +239,31 @@ class ColPaliIndex:
 
         A page that another file holds too stays, as a page of that file alone.
         """
-        name = str(file_path)
+        name = encodable(str(file_path))  # as the reader says it
         return self._remove(metadata_is(FILE_PATH, [name]), lambda page, path: path == name)
 
     def refresh_ref_docs(self, documents: Iterable[Document], show_progress: bool = False) -> list[bool]:
         """Bring the index up to date with these documents; return for each whether it was new or changed.
 
         A document whose id, text, image and metadata are as before is left alone. Of every file that the documents
-        come from (``file_path``), all other pages are removed: a page's id changes when its PDF does. The pages of a
-        file must therefore come together.
+        come from (``file_path``, a string or a path), all other pages are removed: a page's id changes when its PDF
+        does. The pages of a file must therefore come together. Documents are read one at a time, so a generator will
+        do; nothing is removed before the last one is stored.
         """
         given: list[tuple[str, str | None]] = []
 
-        def nodes() -> Iterator[TextNode]:
-            for document in documents:
-                given.append((document.id_, document.metadata.get(FILE_PATH)))
-                yield document_to_page_node(document)
+        def noted() -> Iterator[TextNode]:
+            for node in page_nodes(documents):
+                given.append((node.node_id, file_of(node.metadata)))
+                yield node
 
         with self._writing:
-            changed = self._add(nodes(), show_progress, _length(documents))
+            changed = self._add(noted(), show_progress, _length(documents))
             files, kept = {path for _, path in given if path is not None}, frozenset(given)
             self._remove(
-                metadata_is(FILE_PATH, sorted(files)), lambda page, path: path in files and (page, path) not in kept
+                metadata_is(FILE_PATH, sorted(files)),
+                lambda page, path: path in files and (page, path) not in kept,
+                grace=GRACE,
             )
         return changed
 
@@ -324,6 +337,10 @@ class ColPaliIndex:
     def close(self) -> None:
         """Release the store, and remove the folder when it is temporary. Closing twice is fine."""
         with self._writing:
+            try:
+                self._forget_replaced(0)
+            except StoreError:  # closed or out of reach: the images wait for the next to open the index
+                self._has_leftovers = True
             self.store.close()
             if self._folder.is_locked and not self._has_leftovers:
                 self._folder.end_changes()
@@ -341,6 +358,8 @@ class ColPaliIndex:
 
     def _add(self, nodes: Iterable[TextNode], show_progress: bool = False, total: int | None = None) -> list[bool]:
         """Index pages that are new or changed; return for each whether it was."""
+        if self._keeper is not None:
+            self._keeper.cache_cost(())  # one that can keep nothing says so now, not when all pages are encoded
         changed: list[bool] = []
         given: list[str] = []
         waiting: deque[_Waiting] = deque()
@@ -361,7 +380,7 @@ class ColPaliIndex:
         return changed
 
     def _store_page(self, page: "_Waiting", vectors: Vectors) -> None:
-        """Store a page whose image is written, and remove the image that it replaces.
+        """Store a page whose image is written.
 
         What is stored is looked up once more: a copy of the page may have waited in the same batch.
         """
@@ -371,8 +390,8 @@ class ColPaliIndex:
         if stored is not None and stored.digest == page.digest:
             payload = stored.with_copy(page.node)
         self.store.add([PageRecord(page.node.node_id, document_id, vectors, asdict(payload))])
-        if stored is not None:
-            self._remove_images({stored.image_name} - {page.image_name})
+        if stored is not None and stored.image_name != page.image_name:
+            self._replaced.note(page.node.node_id, stored.image_name)
 
     def _stored(self, page_id: str) -> PagePayload | None:
         return next((PagePayload.of(page) for page in self.store.fetch([page_id])), None)
@@ -382,12 +401,14 @@ class ColPaliIndex:
     ) -> Iterator[Image.Image]:
         """Yield the images to encode, each already in the index's folder, and queue what their records need.
 
-        A page whose content is stored already, from this file or another, needs its new metadata only.
+        A page whose content is stored already, from this file or another, needs its new metadata only; unless its
+        image was lost, or another content of it waits to be stored: of one id, the last to come stays.
         """
         for node in nodes:
             digest = _digest(node)
-            stored = self._stored(node.node_id)
-            if stored is not None and stored.digest == digest:
+            waits = any(page.node.node_id == node.node_id for page in waiting)
+            stored = None if waits else self._stored(node.node_id)
+            if stored is not None and stored.digest == digest and self._folder.has_image(stored.image_name):
                 known = stored.with_copy(node)
                 changed.append(known != stored)
                 self._update(node.node_id, known if changed[-1] else None)
@@ -400,11 +421,15 @@ class ColPaliIndex:
             yield page_image_or_rendered_text(node, text_size=_TEXT_SIDE) if image is None else image
 
     def _remove(
-        self, page_filter: PageFilter, is_gone: Callable[[str, str | None], bool] = lambda page, path: True
+        self,
+        page_filter: PageFilter,
+        is_gone: Callable[[str, str | None], bool] = lambda page, path: True,
+        *,
+        grace: float = 0,
     ) -> int:
         """Remove what passes the filter: of each page the copies for whose id and path `is_gone`; return their number.
 
-        A page goes with its last copy.
+        A page goes with its last copy; its image, and all that wait for theirs to be over, `grace` seconds later.
         """
         with self._changes():
             found = [(page, PagePayload.of(page)) for page in self.store.pages(page_filter)]
@@ -413,7 +438,9 @@ class ColPaliIndex:
                 self._update(page.id, rest if rest != payload else None)
             gone = [pair for pair, rest in zip(found, left, strict=True) if rest is None]
             self.store.delete([page.document_id for page, _ in gone])
-            self._remove_images(payload.image_name for _, payload in gone)
+            for page, payload in gone:
+                self._replaced.note(page.id, payload.image_name)
+            self._forget_replaced(grace)
         return sum(rest != payload for (_, payload), rest in zip(found, left, strict=True))
 
     def _update(self, page_id: str, payload: PagePayload | None) -> None:
@@ -421,11 +448,18 @@ class ColPaliIndex:
         if payload is not None:
             self.store.update([StoredPage(page_id, payload.ref_doc_id, asdict(payload))])
 
-    def _remove_images(self, names: Iterable[str | None]) -> None:
+    def _forget_replaced(self, grace: float) -> None:
+        """Remove the images that were replaced so many seconds ago, unless their pages have them again."""
+        due = self._replaced.take_due(grace)
+        if due:
+            used = {PagePayload.of(page).image_name for page in self.store.fetch([page_id for page_id, _ in due])}
+            self._remove_images(name for _, name in due if name not in used)
+
+    def _remove_images(self, names: Iterable[str]) -> None:
         """Remove page images, and what the folder keeps of their features."""
         names = list(names)
         if self.feature_dir.is_dir():
-            forget_image_files(self.feature_dir, [self.image_dir / name for name in names if name is not None])
+            forget_image_files(self.feature_dir, [self.image_dir / name for name in names])
         self._folder.remove_images(names)
 
     @contextmanager
@@ -435,6 +469,7 @@ class ColPaliIndex:
             if self._folder.is_locked:
                 self._folder.begin_changes()
             try:
+                self._forget_replaced(GRACE)
                 yield
             except BaseException:
                 self._has_leftovers = True
@@ -442,8 +477,12 @@ class ColPaliIndex:
 
     def _clear_up(self) -> None:
         """Remove the images that a killed process wrote without their records, or left behind."""
-        self._folder.sweep({PagePayload.of(page).image_name for page in self.store.pages()})
+        self._folder.sweep(self._image_names())
         self._folder.end_changes()
+
+    def _image_names(self) -> set[str | None]:
+        """Return the names of the images that pages have now."""
+        return {PagePayload.of(page).image_name for page in self.store.pages()}
 
     def _copy_to(self, other: IndexFolder) -> None:
         manifest = self._folder.manifest()
@@ -451,11 +490,14 @@ class ColPaliIndex:
             manifest = replace(manifest, has_vectors=True)
         other.create(manifest)
         self._folder.copy_images_to(other)
+        used = self._image_names()
+        other.sweep(used)
         if self.feature_dir.is_dir():
+            features = other.path / self.feature_dir.name
             with disk_errors(other.path):
-                shutil.copytree(
-                    self.feature_dir, other.path / self.feature_dir.name, ignore=shutil.ignore_patterns("unfinished")
-                )
+                shutil.copytree(self.feature_dir, features, ignore=shutil.ignore_patterns("unfinished"))
+            unused = [name for name in self._replaced.names if name not in used]
+            forget_image_files(features, [self.image_dir / name for name in unused])
         if isinstance(self.store, EdgeStore):
             self.store.copy_to(other.store)
 
@@ -467,65 +509,6 @@ class _Waiting:
     node: TextNode
     digest: str
     image_name: str | None
-
-
-def _encoder(
-    model: str | MultiVectorEncoder, device: str | None, dtype: torch.dtype | str | None, pool_factor: int
-) -> MultiVectorEncoder:
-    if isinstance(model, MultiVectorEncoder):
-        return model
-    return MultiVectorEncoder.from_pretrained(model, device, dtype, pool_factor=pool_factor)
-
-
-def _describe(model: str | MultiVectorEncoder, encoder: MultiVectorEncoder, *, has_vectors: bool) -> Manifest:
-    name = encoder.name if isinstance(model, MultiVectorEncoder) else model
-    if resolve_retriever(name) == name and Path(name).is_dir():
-        name = str(Path(name).absolute())  # found from anywhere
-    return Manifest(name, encoder.family, encoder.fingerprint, encoder.pool_factor, has_vectors)
-
-
-@contextmanager
-def _opened(folder: IndexFolder, store: PageStore | None) -> Iterator[Callable[[], PageStore]]:
-    """Lock the folder of an index whose vectors are in it, and give what opens its store; undone by an error."""
-    made: list[PageStore] = []
-
-    def open_store() -> PageStore:
-        if store is not None:
-            return store
-        made.append(EdgeStore(folder.store))
-        return made[-1]
-
-    if store is None:
-        folder.lock()
-    try:
-        yield open_store
-    except BaseException:
-        for one in made:
-            one.close()
-        folder.release()
-        raise
-
-
-def _begin(folder: IndexFolder, manifest: Manifest, store: PageStore | None) -> None:
-    """Begin an index, or check that the one in the folder can be continued."""
-    if folder.holds_index:
-        folder.manifest().check_same_model(manifest, folder.path)
-        folder.manifest().check_store(is_given=store is not None, folder=folder.path)
-        return
-    folder.check_free()
-    if store is not None and (count := store.count()):
-        raise ValueError(
-            f"The store already holds {count} pages, whose images are in another folder. "
-            "Give that folder as persist_dir, or use an empty store."
-        )
-    folder.create(manifest)
-
-
-def _temporary_folder() -> str:
-    """Make a folder that goes with the process at the latest: nodes may outlive an index that nobody closed."""
-    path = mkdtemp(prefix="ziprerank-")
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
 
 
 def _length(documents: Iterable[Document]) -> int | None:

@@ -27,7 +27,7 @@ from llama_index.core.schema import (
 )
 from PIL import Image
 
-from llama_index_ziprerank.pages.images import encode_png, open_image
+from llama_index_ziprerank.pages.images import encode_png, open_image, read_image_file
 from llama_index_ziprerank.pages.page import Page, PageError
 from llama_index_ziprerank.pages.remote import RemoteImages
 from llama_index_ziprerank.pages.text import render_text
@@ -91,8 +91,8 @@ def writable(node: AnyNode) -> AnyNode:
     return node
 
 
-def document_to_page_node(document: Document) -> TextNode:
-    """Turn a document into exactly one node with the same id; its `ref_doc_id` is the document's id.
+def document_to_page_node(document: Document | Node) -> TextNode:
+    """Turn a document (or a node made like one) into exactly one node with the same id; its `ref_doc_id` is that id.
 
     The node is an ImageNode, for a document without an image a TextNode: LlamaIndex's own code stumbles over an
     ImageNode without an image.
@@ -172,11 +172,12 @@ def node_image_file(node: BaseNode, *, remote: RemoteImages | None = None) -> by
     """Return the bytes of the node's image file, not decoded; None for a node without one. As `node_image` else.
 
     Raises:
-        NodeImageError: the image is missing, or lies behind a remote URL; `decode_node_image` tells whether it is one.
+        NodeImageError: the image is missing, lies behind a remote URL, or its path is no file's; `decode_node_image`
+            tells whether it is one.
     """
     try:
         source = _image_source(node, remote)
-        return source.read_bytes() if isinstance(source, Path) else source
+        return read_image_file(source) if isinstance(source, Path) else source
     except (OSError, ValueError) as error:
         raise NodeImageError(f"Image of node {node.node_id!r}: it cannot be read ({error}).") from error
 

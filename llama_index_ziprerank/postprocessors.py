@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -164,6 +165,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     )
 
     _seat: _ModelSeat = PrivateAttr(default_factory=_ModelSeat)
+    _lent_dir: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:
@@ -179,8 +181,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     def from_reranker(cls, reranker: ListwiseReranker, **fields: Any) -> Self:
         """Use a model that is already loaded, which several postprocessors may share.
 
-        ``fields`` are those of the class; the cache is the reranker's, and `cache_pages` gives one a folder that has
-        none. Pickled or serialised, the copy loads the model by the reranker's name.
+        ``fields`` are those of the class; the cache is the reranker's, and `use_cache_dir` gives one a folder that
+        has none. Pickled or serialised, the copy loads the model by the reranker's name.
         """
         postprocessor = cls(model=reranker.name, **fields)
         postprocessor._seat = _ModelSeat(reranker)
@@ -276,19 +278,36 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         )
 
     def use_cache_dir(self, folder: str | Path) -> None:
-        """Keep features in ``folder`` unless `cache_dir` says already where."""
+        """Keep features in ``folder`` unless `cache_dir` says already where.
+
+        An index lends its own folder by this, and forgets there the features of pages that leave it. A postprocessor
+        has one folder: of a second index it keeps the features in the first one's, where they stay when their pages
+        go, and warns (UserWarning). Give each index a postprocessor of its own, or this one a `cache_dir` that is no
+        index's. Postprocessors that share a reranker share its folder too.
+        """
+        lent = str(Path(folder).absolute())
         if self.cache_dir is None:
             self.cache_dir = str(folder)
+            self._lent_dir = lent
             self._seat.keep_features_in(Path(folder), self._new_cache)
+        elif self._lent_dir not in (None, lent):
+            warn(
+                f"This postprocessor keeps features in {self.cache_dir}, the folder of another index, and not in "
+                f"{folder}: features of pages that leave the second index stay there. Give each index a postprocessor "
+                "of its own, or this one a cache_dir that is no index's.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def cache_cost(self, nodes: Iterable[BaseNode]) -> DiskCost:
         """Return what `cache_pages` will write for these nodes, from the sizes of their images alone.
 
         Raises:
             NodeImageError: a node has neither image nor text, or its image is missing.
-            ValueError: when there is no cache: `cache_memory_bytes` is 0, and no `cache_dir` is given.
+            ValueError: when there is no cache: `cache_memory_bytes` is 0, and no `cache_dir` is given; or the reranker
+                of `from_reranker` has none.
         """
-        return self._seat.reranker(self._load).cache_cost(self._page(node) for node in nodes)
+        return self._caching_reranker().cache_cost(self._page(node) for node in nodes)
 
     def cache_pages(self, nodes: Iterable[BaseNode]) -> int:
         """Compute the vision features of nodes before they are asked about; return how many were not there yet.
@@ -296,7 +315,16 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         Raises:
             NodeImageError, ValueError: as `cache_cost`.
         """
-        return self._seat.reranker(self._load).cache_pages(self._page(node) for node in nodes)
+        return self._caching_reranker().cache_pages(self._page(node) for node in nodes)
+
+    def _caching_reranker(self) -> ListwiseReranker:
+        reranker = self._seat.reranker(self._load)
+        if reranker.cache is None:
+            raise ValueError(
+                "There is no cache to keep features in. Pass a cache_dir, or cache_memory_bytes above 0; a reranker "
+                "given to from_reranker brings its own: load it with cache=FeatureCache(folder)."
+            )
+        return reranker
 
     def _page(self, node: BaseNode) -> PageSource:
         """Read a node's page, which is decoded only when its features are not known; text becomes an image."""

@@ -13,8 +13,10 @@ from llama_index.core.schema import Document
 
 from llama_index_ziprerank.nodes import page_to_document
 from llama_index_ziprerank.pages.images import encode_png
-from llama_index_ziprerank.pages.page import Page, PageError
+from llama_index_ziprerank.pages.page import MAX_PAGES, Page, PageError
 from llama_index_ziprerank.pages.pdf import LEAST_MEMORY, OnError, read_pages
+
+_DPI, _MAX_SIDE = 150, 1600
 
 
 class PDFPageReader(BasePydanticReader):
@@ -29,9 +31,9 @@ class PDFPageReader(BasePydanticReader):
     >>> SimpleDirectoryReader("manuals", file_extractor={".pdf": PDFPageReader()}).load_data()
     """
 
-    dpi: int = Field(default=150, gt=0, description="Pixels an inch at which pages are drawn.")
-    max_side: int = Field(default=1600, gt=0, description="Limit of a picture's longer side in pixels.")
-    max_pages: int = Field(default=2000, gt=0, description="A file with more pages is refused.")
+    dpi: int = Field(default=_DPI, gt=0, description="Pixels an inch at which pages are drawn.")
+    max_side: int = Field(default=_MAX_SIDE, gt=0, description="Limit of a picture's longer side in pixels.")
+    max_pages: int = Field(default=MAX_PAGES, gt=0, description="A file with more pages is refused.")
     on_error: OnError = Field(default="raise", description="What a broken page does: raise, or skip with a warning.")
     timeout: float = Field(
         default=60.0, gt=0, allow_inf_nan=False, description="Seconds that one program may take for one page."
@@ -70,7 +72,8 @@ class PDFPageReader(BasePydanticReader):
             fs: an fsspec filesystem; the file is copied to a temporary one while it is read.
 
         Raises:
-            PageError: as `read_pages`; the message names the file, and the page where there is one.
+            PageError: as `read_pages`; the message names the file, and the page where there is one. Also when
+                `image_dir` is no folder.
         """
         with _local_copy(path, fs) as local:
             for page in read_pages(
@@ -97,10 +100,18 @@ class PDFPageReader(BasePydanticReader):
         if self.image_dir is None:
             return None
         folder = Path(self.image_dir).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{page.id}.png"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise PageError(f"image_dir is {folder}, and a file lies there. Name a folder, or a new one.") from error
+        target = folder / self._picture_name(page)
         target.write_bytes(encode_png(page.image))
         return target
+
+    def _picture_name(self, page: Page) -> str:
+        """Name a picture by what decides it, so that no other reading of the page writes over it."""
+        choices = "" if (self.dpi, self.max_side) == (_DPI, _MAX_SIDE) else f"-{self.dpi}dpi-{self.max_side}px"
+        return f"{page.id}{choices}.png"
 
 
 @contextmanager

@@ -2,23 +2,25 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import ImageNode, NodeRelationship, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from llama_index_ziprerank.nodes import FILE_PATH
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.folder import checked_image_name
+from llama_index_ziprerank.retrieval.matching import below, passes
 from llama_index_ziprerank.retrieval.store import (
     AllMatch,
     AnyOf,
+    ElementMatch,
     Hit,
     IsEmpty,
     NoneMatch,
@@ -28,6 +30,7 @@ from llama_index_ziprerank.retrieval.store import (
     SomeMatch,
     StoredPage,
     StoreError,
+    json_path,
 )
 
 
@@ -52,6 +55,9 @@ class ColPaliRetriever(BaseRetriever):
 
     `NodeWithScore.score` is the plain MaxSim sum (ColPali, arXiv:2407.01449): one term of at most 1 for every vector
     of the question. It orders the pages of one question; it does not compare questions.
+
+    A page of several copies (the same bytes under several paths) passes `filters` when one copy passes them all; it is
+    returned as that copy, and carries nothing of the others.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class ColPaliRetriever(BaseRetriever):
             raise ValueError(f"similarity_top_k must be at least 1, got {similarity_top_k}.")
         self._index = index
         self._similarity_top_k = similarity_top_k
-        self._filter = None if filters is None else translate_filters(filters)
+        self._copy_filter = None if filters is None else translate_filters(filters)
         super().__init__(callback_manager=callback_manager or Settings.callback_manager, verbose=verbose)
 
     @property
@@ -84,9 +90,11 @@ class ColPaliRetriever(BaseRetriever):
         if not question:
             raise ValueError(f"A question must contain text, got {query_bundle.query_str!r}.")
         query = self._index.encoder.encode_queries([question])[0]  # (T, D)
-        hits = self._index.store.search(query, self._similarity_top_k, self._filter)
+        page_filter = None if self._copy_filter is None else has_copy(self._copy_filter)
+        hits = self._index.store.search(query, self._similarity_top_k, page_filter)
+        found = [(PagePayload.of(hit).passing(self._copy_filter), hit.score) for hit in hits]
         images = self._index.image_dir
-        return [NodeWithScore(node=PagePayload.of(hit).to_node(images), score=hit.score) for hit in hits]
+        return [NodeWithScore(node=page.to_node(images), score=score) for page, score in found if page is not None]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
@@ -98,7 +106,7 @@ class PagePayload:
 
     ref_doc_id: str
     metadata: dict[str, Any]
-    """The node's, once more, for filters; where copies differ in a value, the list of what they have."""
+    """The node's, once more, to find a page by a value; where copies differ in it, the list of what they have."""
     node: str
     """The node as JSON, without its image; of several copies the one that came last."""
     image_name: str | None
@@ -126,24 +134,38 @@ class PagePayload:
     def with_copy(self, node: TextNode) -> "PagePayload":
         """Return the payload of this page, found once more in the file that `node` comes from."""
         new = page_payload(node, self.ref_doc_id, self.image_name, self.digest)
-        path = new.copies[0].get(FILE_PATH)
+        path = file_of(new.copies[0])
         if new.copies[0] in self.copies:
             return self
-        others = [copy for copy in self.copies if path is not None and copy.get(FILE_PATH) not in (None, path)]
+        others = [copy for copy in self.copies if path is not None and file_of(copy) not in (None, path)]
         return new._having([*new.copies, *others])
 
     def without_copies(self, is_gone: Callable[[str | None], bool]) -> "PagePayload | None":
         """Return the payload of this page in the files that are left, None when none is."""
-        left = [copy for copy in self.copies if not is_gone(copy.get(FILE_PATH))]
+        left = [copy for copy in self.copies if not is_gone(file_of(copy))]
         return self._having(left) if left else None
 
+    def passing(self, copy_filter: PageFilter | None) -> "PagePayload | None":
+        """Return the payload of this page as the first of its copies that passes, without the others; else None.
+
+        Of a page with one copy the store has told already that it passes.
+        """
+        if copy_filter is None or len(self.copies) == 1:
+            return self
+        copy = next((copy for copy in self.copies if passes(copy, copy_filter)), None)
+        return None if copy is None else self._having([copy])
+
     def _having(self, copies: list[dict[str, Any]]) -> "PagePayload":
-        """Return this payload with these copies; the first becomes the node's metadata."""
+        """Return this payload with these copies; the first becomes the node's metadata.
+
+        What else the node says of its document (hash, neighbours) is of the copy it was, and goes with it.
+        """
         node = self._parsed()
         if node.metadata != copies[0]:
+            source = node.source_node
+            changes = {"metadata": copies[0], "hash": None}
             node.metadata = copies[0]
-            if node.source_node is not None:
-                node.source_node.metadata = copies[0]
+            node.relationships = {} if source is None else {NodeRelationship.SOURCE: source.model_copy(update=changes)}
         return replace(self, metadata=_merged(copies), node=node.model_dump_json(), copies=copies)
 
     def _parsed(self) -> TextNode:
@@ -159,6 +181,12 @@ class PagePayload:
         return node
 
 
+def file_of(metadata: Mapping[str, Any]) -> str | None:
+    """Return the file that a page is from, as it is stored; None when the metadata names none, or a list of several."""
+    path = metadata.get(FILE_PATH)
+    return str(path) if isinstance(path, str | PurePath) else None
+
+
 def page_payload(node: TextNode, ref_doc_id: str, image_name: str | None, digest: str) -> PagePayload:
     """Return the payload of a page that one file holds; `node` stays as it is."""
     bare = node.model_copy(update={"embedding": None})
@@ -170,7 +198,7 @@ def page_payload(node: TextNode, ref_doc_id: str, image_name: str | None, digest
 
 
 def _merged(copies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join the metadata of copies so that a filter which one of them passes, the page passes."""
+    """Join the metadata of copies: a value that one of them has, the page has. Of a whole filter it tells nothing."""
     if len(copies) == 1:
         return copies[0]
     merged: dict[str, Any] = {}
@@ -192,11 +220,22 @@ def metadata_is(key: str, values: Sequence[str | int | float]) -> PageFilter:
     return AnyOf(("metadata", key), tuple(values))
 
 
+def has_copy(copy_filter: PageFilter) -> PageFilter:
+    """Filter for the pages of which one copy passes `copy_filter`; in format 1 a page was its own only copy."""
+    return SomeMatch(
+        (
+            ElementMatch(("copies",), copy_filter),
+            AllMatch((IsEmpty(("copies",)), below("metadata", copy_filter))),
+        )
+    )
+
+
 def translate_filters(filters: MetadataFilters) -> PageFilter:
-    """Translate LlamaIndex's filters into the store's.
+    """Translate LlamaIndex's filters into the store's, as they are asked of the metadata of one copy of a page.
 
     Raises:
-        ValueError: for text search and for a value that does not fit its operator.
+        ValueError: for text search, for a value that does not fit its operator, and for a key or a number that no
+            store compares.
     """
     parts = tuple(
         translate_filters(part) if isinstance(part, MetadataFilters) else _translate(part) for part in filters.filters
@@ -215,13 +254,14 @@ _BOUNDS = {
 
 
 def _translate(part: MetadataFilter) -> PageFilter:
-    path, value, operator = ("metadata", part.key), part.value, part.operator
+    path, value, operator = (part.key,), part.value, part.operator
+    json_path(path)  # a key that no store can express is refused now
     if operator == FilterOperator.IS_EMPTY:
         return IsEmpty(path)
     if operator in _BOUNDS:
-        if not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"The filter {part.key!r} {operator.value} needs a number, got {value!r}.")
-        return Range(path, **{_BOUNDS[operator]: float(value)})
+        return Range(path, **{_BOUNDS[operator]: value})
     if operator in (FilterOperator.EQ, FilterOperator.NE, FilterOperator.CONTAINS):
         if value is None or isinstance(value, list):
             raise ValueError(f"The filter {part.key!r} {operator.value} needs one string or number, got {value!r}.")

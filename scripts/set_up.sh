@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up a fresh clone: poppler (pdf2image renders pages with it) and a virtual environment in .venv.
+# Set up a fresh clone: poppler (renders pages) and a virtual environment in .venv.
 # `make` calls this once, and again when pyproject.toml changes. With the argument "browser" it adds what the tests of
 # report and app in a real browser need: playwright (170 MB), and a Chromium where there is none.
 set -euo pipefail

@@ -175,11 +175,20 @@ def test_models_name_the_embedded_pair_and_the_papers_model(run: Run) -> None:
         (["ask", "why", "--index", "a", "--pdf", "b"], "not both"),
         (["ask", "why", "more.pdf"], "Pass --index DIR or --pdf FILE"),
         (["ask", "why", "--index", "a", "--retriever", "b"], "--retriever has no effect"),
-        (["ask", "why", "--index", "nowhere"], "nowhere holds no index"),
+        (
+            ["ask", "why", "--index", "nowhere"],
+            "nowhere holds no index. Build one: ziprerank index FILE.pdf --to nowhere",
+        ),
+        (["ask", "why", "--index", "a", "--password", "b"], "with --index none is"),
+        (["ask", "why", "--index", "a", "--max-pages", "9"], "with --index none is"),
+        (["ask", " \n", "--pdf", "missing.pdf"], "A question must contain text"),
         (["ask", "why", "--pdf", "missing.pdf"], "missing.pdf: cannot be read"),
         (["ask", "why", "--pdf", "text.pdf"], "text.pdf: not a PDF"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.docx"], "Name it .png or .jpg"),
+        (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.psd"], "Name it .png or .jpg"),
+        (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.h5"], "Name it .png or .jpg"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "nowhere/sheet.png"], "does not exist"),
+        (["ask", "why", "--pdf", "text.pdf", "--picture", "folder.png"], "folder.png is a folder"),
         (["index", "missing.pdf", "--to", "folder"], "missing.pdf: cannot be read"),
         (["evaluate", "manuals"], "Name PDF files"),
         (["evaluate", "manuals", "text.pdf", "--pool", "1"], "pool must be at least 2"),
@@ -190,6 +199,7 @@ def test_what_a_user_can_set_right_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.pdf").write_text("just text")
+    Path("folder.png").mkdir()
 
     code, out, err = run(*arguments)
 

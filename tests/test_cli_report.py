@@ -45,11 +45,15 @@ def test_the_report_is_written_beside_the_same_answer(run: Run, built: Path, tmp
     assert "&lt;b&gt;manual.pdf" in report and "<b>manual" not in report
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("out.pdf", "Name it .html"), ("nowhere/out.html", "does not exist")])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("out.pdf", "Name it .html"), ("nowhere/out.html", "does not exist"), ("folder.html", "is a folder")],
+)
 def test_a_report_that_could_not_be_saved_is_refused_before_the_work(
     run: Run, name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("folder.html").mkdir()
     code, out, err = run("ask", "why", "--index", "missing", "--report", name)
 
     assert (code, out) == (2, "") and sentence in err and err.count("\n") == 1

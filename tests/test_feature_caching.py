@@ -119,6 +119,29 @@ def test_a_temporary_index_is_warm_in_memory_and_leaves_no_folder(encoder: Multi
     assert not folder.exists()
 
 
+def test_a_second_index_whose_features_go_to_the_first_ones_folder_is_warned_of(
+    encoder: MultiVectorEncoder, postprocessor: ZipRerankPostprocessor, tmp_path: Path
+) -> None:
+    for _ in range(2):  # opening the first one again is no second one
+        with ColPaliIndex.from_documents(
+            _documents(0), encoder, persist_dir=tmp_path / "first", cache_features_for=postprocessor
+        ) as first:
+            pass
+    with pytest.warns(UserWarning, match=f"in {first.feature_dir}, the folder of another index"):
+        ColPaliIndex.from_documents(
+            _documents(1), encoder, persist_dir=tmp_path / "second", cache_features_for=postprocessor
+        ).close()
+
+
+def test_a_folder_that_is_no_indexs_serves_several(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
+    postprocessor = ZipRerankPostprocessor(model=str(PARITY), device="cpu", cache_dir=str(tmp_path / "features"))
+    for name in ("first", "second"):
+        ColPaliIndex.from_documents(
+            _documents(0), encoder, persist_dir=tmp_path / name, cache_features_for=postprocessor
+        ).close()
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 1
+
+
 def test_the_postprocessor_fills_its_folder_as_it_goes_and_another_one_reads_it(tmp_path: Path) -> None:
     nodes = [NodeWithScore(node=ImageNode(id_=path.stem, image_path=str(path)), score=0.5) for path in PAGES]
     nodes.append(NodeWithScore(node=TextNode(id_="text", text="The line width of an axis."), score=0.4))
@@ -137,8 +160,9 @@ def test_the_postprocessor_fills_its_folder_as_it_goes_and_another_one_reads_it(
 
 def test_without_a_cache_nothing_is_kept_and_warming_says_so() -> None:
     postprocessor = ZipRerankPostprocessor(model=str(PARITY), device="cpu", cache_memory_bytes=0)
-    with pytest.raises(ValueError, match="no cache"):
-        postprocessor.cache_pages([ImageNode(image_path=str(PAGES[0]))])
+    for ask in (postprocessor.cache_pages, postprocessor.cache_cost):
+        with pytest.raises(ValueError, match="no cache.*Pass a cache_dir"):
+            ask([ImageNode(image_path=str(PAGES[0]))])
 
 
 def test_a_damaged_image_is_named_by_its_node(postprocessor: ZipRerankPostprocessor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from llama_index_ziprerank.nodes import (
     NodeImageError,
     document_to_page_node,
     node_image,
+    node_image_file,
     node_text,
     page_image_or_rendered_text,
     page_to_document,
@@ -193,6 +195,17 @@ def test_an_image_that_cannot_be_read_names_its_node(kind: str) -> None:
     node, message = BAD_NODES[kind]
     with pytest.raises(NodeImageError, match=f"(?s)node 'n7'.*{message}"):
         page_image_or_rendered_text(node)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_may_never_end_is_not_read_as_an_image_file(kind: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    node = ImageNode(id_="n7", image_path="/dev/zero" if kind == "device" else str(tmp_path / kind))
+
+    for read in (node_image_file, node_image):
+        with pytest.raises(NodeImageError, match=r"node 'n7'.*a folder, a pipe or a device"):
+            read(node)
 
 
 def test_a_node_with_an_image_shows_it_and_one_without_shows_its_text() -> None:

@@ -96,12 +96,30 @@ def test_errors_name_the_remote_file_and_not_its_copy(remote: MemoryFileSystem) 
 
 
 def test_pictures_go_to_files_when_a_folder_is_given(manual: Path, tmp_path: Path) -> None:
-    reader = PDFPageReader(dpi=20, image_dir=tmp_path / "pictures")
-    documents = reader.load_data(manual)
-    for document, embedded in zip(documents, READER.load_data(manual), strict=True):
+    documents = PDFPageReader(image_dir=tmp_path / "pictures").load_data(manual)
+    for document, embedded in zip(documents, PDFPageReader().load_data(manual), strict=True):
         assert isinstance(document, ImageDocument) and document.image is None
         assert document.image_path == str(tmp_path / "pictures" / f"{document.doc_id}.png")
         assert node_image(document).tobytes() == node_image(embedded).tobytes()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("other", [{"dpi": 20}, {"max_side": 100}])
+def test_reading_again_in_another_size_leaves_the_pictures_that_are_there(
+    manual: Path, tmp_path: Path, other: dict[str, int]
+) -> None:
+    first = PDFPageReader(image_dir=tmp_path / "pictures").load_data(manual)[0]
+    before = node_image(first)
+    again = PDFPageReader(image_dir=tmp_path / "pictures", **other).load_data(manual)[0]  # type: ignore[arg-type]
+
+    assert (before.size, node_image(first).size) == ((1237, 1600), (1237, 1600))  # type: ignore[union-attr]
+    assert max(node_image(again).size) < 1600  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["file", "file/pictures"])
+def test_a_file_in_the_place_of_the_picture_folder_is_named(manual: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PageError, match=f"image_dir is {tmp_path / name}, and a file lies there"):
+        PDFPageReader(image_dir=tmp_path / name).load_data(manual)
 
 
 def test_simple_directory_reader_keeps_ids_and_adds_its_metadata(manual: Path) -> None:

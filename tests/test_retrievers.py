@@ -10,13 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
-from llama_index.core.schema import ImageDocument, ImageNode, QueryBundle
+from llama_index.core.schema import (
+    Document,
+    ImageDocument,
+    ImageNode,
+    NodeRelationship,
+    QueryBundle,
+    RelatedNodeInfo,
+)
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from PIL import Image
 from tiny_retriever import colqwen3
 
 from llama_index_ziprerank.indices import ColPaliIndex
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
+from llama_index_ziprerank.retrieval.store import StoredPage
 from llama_index_ziprerank.retrievers import ColPaliRetriever
 
 PAGES = 12
@@ -186,6 +194,10 @@ def test_conditions_combine_and_nest(index: ColPaliIndex, condition: FilterCondi
         (_filter("page_number", F.GT, "3"), "'page_number' > needs a number, got '3'"),
         (_filter("page_number", F.EQ, [3]), "'page_number' == needs one string or number"),
         (_filter("page_number", F.IN, 3), "'page_number' in needs a list, got 3"),
+        (_filter("page_number", F.GT, 2**53), "got the bound 9007199254740992"),
+        (_filter("page_number", F.EQ, 2**64), "integers of 64 bits"),
+        (_filter("page\\number", F.EQ, 3), "cannot contain a backslash, got 'page"),
+        (_filter('page"number', F.IS_EMPTY, None), "cannot contain a double quote"),
     ],
 )
 def test_a_filter_that_cannot_be_expressed_is_refused_at_once(
@@ -202,3 +214,68 @@ def test_the_found_nodes_are_the_callers_own(index: ColPaliIndex) -> None:
     first.node.metadata["note"] = "mine"
     assert retriever.retrieve("toner")[0] == before
     assert Path(before.node.image_path).parent == index.image_dir
+
+
+# Copies: the same page under several paths, told apart by metadata.
+
+_A = {"file_path": "a.pdf", "tenant": "A", "tag": "x", "size": 1}
+_B = {"file_path": "b.pdf", "tenant": "B", "tag": "y", "note": "b's own"}
+
+
+@pytest.fixture(scope="module", params=[2, 1], ids=["format 2", "format 1"])
+def shared(request: pytest.FixtureRequest, encoder: MultiVectorEncoder) -> Iterator[ColPaliIndex]:
+    """Three pages of both tenants, and one of A alone, which may be of an index of the first format."""
+    names = [*"123", "alone"]
+    with ColPaliIndex.from_documents(
+        [Document(id_=name, text=f"page {name}", metadata=dict(_A)) for name in names], encoder
+    ) as index:
+        later = RelatedNodeInfo(node_id="next", metadata=dict(_B))
+        for name in "123":
+            document = Document(id_=name, text=f"page {name}", metadata=dict(_B))
+            document.relationships[NodeRelationship.NEXT] = later
+            index.insert(document)
+        if request.param == 1:
+            for page in index.store.fetch(["alone"]):
+                payload = {key: value for key, value in page.payload.items() if key != "copies"}
+                index.store.update([StoredPage(page.id, page.document_id, payload)])
+        yield index
+
+
+@pytest.mark.parametrize(
+    ("parts", "condition", "shown"),
+    [
+        ([_filter("tenant", F.EQ, "A")], FilterCondition.AND, _A),
+        ([_filter("tenant", F.EQ, "B")], FilterCondition.AND, _B),
+        ([_filter("tenant", F.NE, "B")], FilterCondition.AND, _A),
+        ([_filter("tenant", F.NIN, ["A", "C"])], FilterCondition.AND, _B),
+        ([_filter("tenant", F.EQ, "A"), _filter("tag", F.EQ, "y")], FilterCondition.AND, None),
+        ([_filter("tenant", F.EQ, "A"), _filter("tag", F.EQ, "x")], FilterCondition.AND, _A),
+        ([_filter("tenant", F.EQ, "C"), _filter("size", F.GTE, 1)], FilterCondition.OR, _A),
+        ([_filter("tenant", F.EQ, "B")], FilterCondition.NOT, _A),
+        ([_filter("size", F.IS_EMPTY, None)], FilterCondition.AND, _B),
+        ([_filter("tenant", F.ALL, ["A", "B"])], FilterCondition.AND, None),
+    ],
+)
+def test_a_page_of_several_copies_is_shown_as_a_copy_that_passes_the_whole_filter(
+    shared: ColPaliIndex, parts: list[MetadataFilter], condition: FilterCondition, shown: dict[str, Any] | None
+) -> None:
+    filters = MetadataFilters(filters=parts, condition=condition)
+    found = shared.as_retriever(filters=filters).retrieve("toner")
+    names = set() if shown is None else {*"123", *(["alone"] if shown is _A else [])}
+    assert {node.node.node_id for node in found} == names
+    for node in found:
+        assert node.node.metadata == shown
+        assert node.node.source_node is not None and node.node.source_node.metadata == shown
+        said = node.node.model_dump_json()
+        other = _B if shown is _A else _A
+        assert other["file_path"] not in said and f'"{other["tenant"]}"' not in said
+    assert len(shared.as_retriever(similarity_top_k=2, filters=filters).retrieve("toner")) == min(2, len(names))
+
+
+def test_integers_are_told_apart_whatever_their_size(encoder: MultiVectorEncoder) -> None:
+    documents = [Document(id_=str(n), text=f"page {n}", metadata={"big": 2**53 + n}) for n in range(2)]
+    with ColPaliIndex.from_documents(documents, encoder) as index:
+        for operator in (F.EQ, F.IN):
+            value = 2**53 + 1 if operator == F.EQ else [2**53 + 1]
+            filters = MetadataFilters(filters=[_filter("big", operator, value)])
+            assert _ids(index.as_retriever(filters=filters)) == ["1"]

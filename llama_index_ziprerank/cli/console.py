@@ -1,7 +1,10 @@
 """What the commands share: where they print, how they show progress, and some options."""
 
+import warnings
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal, TypeVar
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -45,6 +48,42 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield from progress.track(items, total=total, description=description)
+
+
+def check_target(path: Path) -> None:
+    """Refuse before the work a file that could not be written after it.
+
+    Raises:
+        ValueError: for a folder, or a file in a folder that does not exist.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Name a file.")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"The folder of {path} does not exist. Make it first.")
+
+
+@contextmanager
+def plain_warnings(kind: type[Warning]) -> Iterator[None]:
+    """Print every warning of a kind on stderr as the sentence that it is, without the line of code that Python adds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", kind)
+        show_others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, kind):
+                err.print(str(message), soft_wrap=True)
+            else:
+                show_others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def hide_weight_bars() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_index_ziprerank.cli.console import err
+from llama_index_ziprerank.cli.console import check_target, err
 
 if TYPE_CHECKING:
     from llama_index_ziprerank import ColPaliIndex, ZipRerankPostprocessor
@@ -15,8 +15,7 @@ def check_report(path: Path | None) -> None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{path} has no ending of a web page. Name it .html.")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"The folder of {path} does not exist. Make it first.")
+    check_target(path)
 
 
 def save_report(

@@ -1,5 +1,6 @@
 """`ziprerank index` and `ziprerank ask`: PDF files become an index, a question becomes a ranked list of pages."""
 
+import io
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,20 +16,24 @@ from llama_index_ziprerank.cli.console import (
     FirstStageWeight,
     KeepRatio,
     Pruning,
+    check_target,
     err,
     hide_weight_bars,
     out,
+    plain_warnings,
     print_json,
     track,
 )
+from llama_index_ziprerank.cli.reading import MaxPages, Password, Reading, SkipBroken
 from llama_index_ziprerank.cli.report import check_report, save_report
+from llama_index_ziprerank.pages.page import MAX_PAGES, PageWarning
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
 
     from llama_index_ziprerank import ColPaliIndex, ZipRerankPostprocessor
 
-CANDIDATES = 20  # pages of the first stage that the reranker sees: one window
+CANDIDATES = 20  # pages of the first stage that the reranker sees, unless more are to be shown: one window
 
 Files = Annotated[list[Path], typer.Argument(metavar="PDF", help="PDF files.", show_default=False)]
 Retriever = Annotated[
@@ -71,14 +76,20 @@ def index(
             show_default=False,
         ),
     ] = None,
+    password: Password = None,
+    skip_broken: SkipBroken = False,
+    max_pages: MaxPages = MAX_PAGES,
 ) -> None:
-    """Build an index of PDF files in a folder, or add them to the index there."""
+    """Build an index of PDF files in a folder, or add them to the index there.
+
+    A file that is there already is brought up to date: pages that it has no longer leave the index.
+    """
     if warm_dtype and not warm:
         raise ValueError("--warm-dtype says how --warm stores features. Name the reranker: --warm nano.")
     hide_weight_bars()
     started = time.perf_counter()
     reranker = _reader_ahead(warm, warm_dtype) if warm else None
-    with _build_index(files, retriever, to) as built:
+    with _build_index(files, retriever, Reading(password, skip_broken, max_pages), to) as built:
         pages = built.store.count()
         if reranker:
             _warm(built, reranker)
@@ -107,24 +118,34 @@ def ask(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Show as HTML why: what was read.", show_default=False)
     ] = None,
+    password: Password = None,
+    skip_broken: SkipBroken = False,
+    max_pages: MaxPages = MAX_PAGES,
 ) -> None:
     """Find the pages that answer a question, in an index or in PDF files."""
     files = [*(pdf or []), *(more_files or [])]
-    _check_source(from_index, pdf, files, retriever)
+    reading = Reading(password, skip_broken, max_pages)
+    if not question.strip():
+        raise ValueError(f"A question must contain text, got {question!r}.")
+    _check_source(from_index, pdf, files, retriever, reading)
     _check_picture(picture)
     check_report(report)
+    for target in (picture, report):
+        if target:
+            check_target(target)
     hide_weight_bars()
-    from llama_index_ziprerank import ColPaliIndex, ZipRerankPostprocessor
+    from llama_index_ziprerank import ZipRerankPostprocessor
 
     reranker = ZipRerankPostprocessor(
         model=model, top_n=top_n, keep_ratio=keep_ratio, pruning=pruning, first_stage_weight=first_stage_weight
     )
-    with ColPaliIndex.load(from_index) if from_index else _build_index(files, retriever) as source:
+    candidates = max(CANDIDATES, top_n)
+    with _open_index(from_index) if from_index else _build_index(files, retriever, reading) as source:
         if source.feature_dir.is_dir():
             reranker.use_cache_dir(source.feature_dir)
         started = time.perf_counter()
         with err.status("asking"):
-            nodes = _ask(source, question, reranker)
+            nodes = _ask(source, question, reranker, candidates)
         seconds = time.perf_counter() - started
         pages = [_found(rank, node) for rank, node in enumerate(nodes, start=1)]
         if picture and nodes:
@@ -136,40 +157,74 @@ def ask(
             made = f" Picture: {picture}" if picture and nodes else ""
             err.print(f"Found in {seconds:.1f} s.{made}", soft_wrap=True)
         if report:
-            save_report(source, question, reranker, CANDIDATES, report)
+            save_report(source, question, reranker, candidates, report)
 
 
-def _check_source(index: Path | None, pdf: list[Path] | None, files: list[Path], retriever: str | None) -> None:
+def _check_source(
+    index: Path | None, pdf: list[Path] | None, files: list[Path], retriever: str | None, reading: Reading
+) -> None:
     if index and files:
         raise ValueError("Pass either --index DIR or --pdf FILE, not both.")
     if not index and not pdf:
         raise ValueError("Nothing to search. Pass --index DIR or --pdf FILE.")
     if index and retriever:
         raise ValueError("--retriever has no effect with --index, which knows its own. Leave it out.")
+    if index and reading != Reading():
+        raise ValueError(
+            "--password, --skip-broken and --max-pages tell how PDF files are read, and with --index none is. "
+            "Leave them out, or pass them to `ziprerank index`."
+        )
 
 
 def _check_picture(picture: Path | None) -> None:
     """Refuse before the work what could not be saved after it."""
-    if picture and picture.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{picture} has no ending of a picture that can be written. Name it .png or .jpg.")
-    if picture and not picture.absolute().parent.is_dir():
-        raise ValueError(f"The folder of {picture} does not exist. Make it first.")
+    if picture is None:
+        return
+    try:
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), Image.registered_extensions()[picture.suffix.lower()])
+    except (KeyError, OSError, ValueError) as error:  # Pillow knows no such format, reads it only, or not in colour
+        raise ValueError(f"{picture} has no ending of a picture that can be written. Name it .png or .jpg.") from error
 
 
-def _build_index(files: list[Path], retriever: str | None, persist_dir: Path | None = None) -> "ColPaliIndex":
-    from pdf2image import pdfinfo_from_path
+def _open_index(folder: Path) -> "ColPaliIndex":
+    from llama_index_ziprerank import ColPaliIndex
 
-    from llama_index_ziprerank import ColPaliIndex, PDFPageReader
-    from llama_index_ziprerank.pages.pdf import read_pages
+    build = f"ziprerank index FILE.pdf --to {folder}"
+    if not _holds_index(folder):
+        raise FileNotFoundError(f"{folder} holds no index. Build one: {build}")
+    source = ColPaliIndex.load(folder)
+    if not source.store.count():
+        source.close()
+        raise ValueError(f"The index in {folder} holds no pages. Add some: {build}")
+    return source
 
-    for file in files:
-        read_pages(file)  # opens it: what is wrong with a file is told before a model is loaded
-    total = sum(pdfinfo_from_path(str(file))["Pages"] for file in files)
-    reader = PDFPageReader()
-    documents = (document for file in files for document in reader.lazy_load_data(file))
-    return ColPaliIndex.from_documents(
-        track(documents, "indexing pages", total), model=retriever or EMBEDDED, persist_dir=persist_dir
-    )
+
+def _holds_index(path: Path) -> bool:
+    from llama_index_ziprerank.retrieval.folder import IndexFolder
+
+    folder = IndexFolder(path)
+    folder.finish_replacing()
+    return folder.holds_index
+
+
+def _build_index(
+    files: list[Path], retriever: str | None, reading: Reading, persist_dir: Path | None = None
+) -> "ColPaliIndex":
+    """Index files; in an index that is there already, in place of what it holds of them."""
+    from llama_index_ziprerank import ColPaliIndex
+
+    model = retriever or EMBEDDED
+    documents = track(reading.documents(files), "indexing pages", reading.count_pages(files))
+    with plain_warnings(PageWarning):
+        if persist_dir is None or not _holds_index(persist_dir):
+            return ColPaliIndex.from_documents(documents, model=model, persist_dir=persist_dir)
+        built = ColPaliIndex.load(persist_dir, model=model)
+        try:
+            built.refresh_ref_docs(documents)
+        except BaseException:
+            built.close()
+            raise
+        return built
 
 
 def _reader_ahead(model: str, dtype: str | None) -> "ZipRerankPostprocessor":
@@ -194,13 +249,15 @@ def _warm(built: "ColPaliIndex", reranker: "ZipRerankPostprocessor") -> None:
     reranker.cache_pages(track(built.nodes(), "reading pages", built.store.count()))
 
 
-def _ask(source: "ColPaliIndex", question: str, reranker: "ZipRerankPostprocessor") -> "list[NodeWithScore]":
+def _ask(
+    source: "ColPaliIndex", question: str, reranker: "ZipRerankPostprocessor", candidates: int
+) -> "list[NodeWithScore]":
     """Ask the query engine for its pages; no LLM is there to write an answer."""
     from llama_index.core.llms import MockLLM
     from llama_index.core.schema import QueryBundle
 
     engine = source.as_query_engine(
-        llm=MockLLM(is_chat_model=True), similarity_top_k=CANDIDATES, node_postprocessors=[reranker]
+        llm=MockLLM(is_chat_model=True), similarity_top_k=candidates, node_postprocessors=[reranker]
     )
     return engine.retrieve(QueryBundle(question))
 

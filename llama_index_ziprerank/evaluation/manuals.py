@@ -19,7 +19,6 @@ from typing import Any
 
 import bm25s
 import numpy as np
-from pdf2image import pdfinfo_from_path
 from PIL import Image
 
 from llama_index_ziprerank.debian import fetch_file
@@ -39,7 +38,7 @@ from llama_index_ziprerank.evaluation.results import (
 from llama_index_ziprerank.evaluation.tracking import Track, silently
 from llama_index_ziprerank.labels import ManualQuery, draw, label_manual
 from llama_index_ziprerank.labels.headings import read_outline
-from llama_index_ziprerank.pages.pdf import read_pages
+from llama_index_ziprerank.pages.pdf import count_pages, read_pages
 from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures, Ranking
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
 from llama_index_ziprerank.reranking.ranking import first_stage_weight
@@ -137,7 +136,7 @@ def evaluate_manuals(
 
 def _read_manual(path: Path, name: str, document: str, settings: Settings, track: Track) -> _Manual:
     texts, printed, pictures = [], [], []
-    for page in track(read_pages(path), f"{name}: reading", pdfinfo_from_path(str(path))["Pages"]):
+    for page in track(read_pages(path), f"{name}: reading", count_pages(path)):
         picture = BytesIO()
         image = degrade(page.image, settings.degradation, f"{settings.seed} {name} {page.number}")
         image.save(picture, "PNG", compress_level=1)

@@ -4,13 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdf2image import pdfinfo_from_path
-
 from llama_index_ziprerank.evaluation.runs import read_jsonl, read_qrels, write_jsonl, write_qrels
 from llama_index_ziprerank.evaluation.tracking import Track, silently
 from llama_index_ziprerank.labels import KINDS, draw, label_manual
 from llama_index_ziprerank.labels.headings import read_outline
-from llama_index_ziprerank.pages.pdf import read_pages
+from llama_index_ziprerank.pages.pdf import count_pages, read_pages
 
 _SIDE = 64  # pixels: pages are read for their text alone
 
@@ -38,17 +36,25 @@ class RetrievalDataset:
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, Sequence[str]]]) -> "RetrievalDataset":
-        """Make a set of (question, ids of what answers it) pairs."""
+        """Make a set of (question, ids of what answers it) pairs.
+
+        Raises:
+            ValueError: for a text in place of ids.
+        """
         numbered = {f"q{number}": pair for number, pair in enumerate(pairs, start=1)}
         queries = {query_id: question for query_id, (question, _) in numbered.items()}
-        return cls(queries, {query_id: dict.fromkeys(ids, 1) for query_id, (_, ids) in numbered.items()})
+        return cls(queries, {query_id: _graded(queries[query_id], ids) for query_id, (_, ids) in numbered.items()})
 
     @classmethod
     def from_relevant_docs(
         cls, queries: Mapping[str, str], relevant_docs: Mapping[str, Sequence[str]]
     ) -> "RetrievalDataset":
-        """Take the two fields of LlamaIndex's former `EmbeddingQAFinetuneDataset`, whose JSON files have them too."""
-        return cls(dict(queries), {query: dict.fromkeys(ids, 1) for query, ids in relevant_docs.items()})
+        """Take the two fields of LlamaIndex's former `EmbeddingQAFinetuneDataset`, whose JSON files have them too.
+
+        Raises:
+            ValueError: as `from_pairs`.
+        """
+        return cls(dict(queries), {query_id: _graded(query_id, ids) for query_id, ids in relevant_docs.items()})
 
     @classmethod
     def from_manual(
@@ -69,9 +75,7 @@ class RetrievalDataset:
             ValueError: when it gives no query of these kinds.
         """
         path = Path(path)
-        pages = list(
-            track(read_pages(path, max_side=_SIDE), f"{path.name}: reading", pdfinfo_from_path(str(path))["Pages"])
-        )
+        pages = list(track(read_pages(path, max_side=_SIDE), f"{path.name}: reading", count_pages(path)))
         texts, printed = [page.text for page in pages], [page.label for page in pages]
         labelled = label_manual(read_outline(path), texts, printed, kinds)
         asked = draw(path.stem, labelled.queries, count, seed)
@@ -107,6 +111,15 @@ class RetrievalDataset:
         folder.mkdir(parents=True, exist_ok=True)
         write_jsonl(folder / "queries.jsonl", ({"query_id": one, "query": text} for one, text in self.queries.items()))
         write_qrels(folder / "qrels.jsonl", self.qrels)
+
+
+def _graded(question: str, ids: Sequence[str]) -> dict[str, int]:
+    if isinstance(ids, str):
+        raise ValueError(
+            f"What answers {question!r} is a list of ids, got the text {ids!r}, which would count letter by letter. "
+            f"Write [{ids!r}]."
+        )
+    return dict.fromkeys(ids, 1)
 
 
 def _names(path: Path, pages: Iterable[int]) -> list[str]:

@@ -31,8 +31,8 @@ def open_image(source: bytes | Path) -> Image.Image:
             long as wide, or has more pixels than Pillow allows (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
-    if isinstance(source, Path) and source.exists() and not source.is_file():
-        raise PageError(f"{name}: a folder, a pipe or a device. Pass the path of an image file.")
+    if isinstance(source, Path):
+        _check_file(source)
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             _check_shape(image, name)
@@ -50,6 +50,23 @@ def open_image(source: bytes | Path) -> Image.Image:
         raise PageError(f"{name}: the image does not fit the memory. Shrink it.") from error
     except _DAMAGED as error:
         raise PageError(f"{name}: the image cannot be read ({error}).") from error
+
+
+def read_image_file(path: Path) -> bytes:
+    """Return the bytes of an image file, not decoded.
+
+    Raises:
+        PageError: `path` is a folder, a pipe or a device, which may never end.
+        OSError: the file is missing, or cannot be read.
+    """
+    _check_file(path)
+    return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
+    """Check that what is there is a file; one that is missing is for the reading to tell."""
+    if path.exists() and not path.is_file():
+        raise PageError(f"{path}: a folder, a pipe or a device. Pass the path of an image file.")
 
 
 @lru_cache

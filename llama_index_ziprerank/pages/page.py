@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+MAX_PAGES = 2000
+"""A file with more pages is refused, unless whoever reads it is told another limit."""
+
 
 @dataclass(frozen=True)
 class PageId:

@@ -18,7 +18,15 @@ from llama_index_ziprerank.pages.bounded import Bounds
 from llama_index_ziprerank.pages.first_look import FirstLook, first_look
 from llama_index_ziprerank.pages.images import MOST_ELONGATED, fit_within
 from llama_index_ziprerank.pages.labels import LabelError, read_labels
-from llama_index_ziprerank.pages.page import BrokenPageError, Page, PageError, PageId, PageWarning, encodable
+from llama_index_ziprerank.pages.page import (
+    MAX_PAGES,
+    BrokenPageError,
+    Page,
+    PageError,
+    PageId,
+    PageWarning,
+    encodable,
+)
 from llama_index_ziprerank.pages.poppler import PdfFile, PdfInfo, inspect, page_picture, page_text
 
 OnError = Literal["raise", "skip"]
@@ -26,6 +34,7 @@ OnError = Literal["raise", "skip"]
 _POINTS_AN_INCH = 72
 _LEAST_POINTS, _MOST_POINTS = 1, 100_000  # Acrobat stops at 14,400 (200 inches); plotter files go beyond
 LEAST_MEMORY = 128  # MiB; poppler and its libraries take about 50, Python with pypdf as much
+_BOUNDS = Bounds(timeout=60.0, max_memory=2048)
 _BLANK_WITHIN = 4  # levels of 255; the edge of a white picture is drawn a little off white
 
 
@@ -42,12 +51,12 @@ def read_pages(
     *,
     dpi: int = 150,
     max_side: int = 1600,
-    max_pages: int = 2000,
+    max_pages: int = MAX_PAGES,
     on_error: OnError = "raise",
     password: str | None = None,
-    timeout: float = 60.0,
+    timeout: float = _BOUNDS.timeout,
     file_timeout: float = 3600.0,
-    max_memory: int = 2048,
+    max_memory: int = _BOUNDS.max_memory,
     shown_as: str | None = None,
 ) -> Iterator[Page]:
     """Open a PDF now, and read its pages one at a time as the iterator advances.
@@ -78,6 +87,13 @@ def read_pages(
     look = first_look(pdf)
     info = inspect(pdf, max_pages=max_pages)
     return _pages(pdf, info, look, _Choices(dpi, max_side, on_error, file_timeout))
+
+
+def count_pages(path: str | Path, *, max_pages: int = MAX_PAGES, password: str | None = None) -> int:
+    """Open a PDF as `read_pages` does, and return how many pages it has; arguments and errors as there."""
+    pdf = PdfFile(Path(path).absolute(), encodable(str(path)), password, _BOUNDS)
+    first_look(pdf)
+    return inspect(pdf, max_pages=max_pages).page_count
 
 
 def _check_choices(on_error: OnError, **numbers: float) -> None:

@@ -63,13 +63,16 @@ def inspect(pdf: PdfFile, *, max_pages: int) -> PdfInfo:
     if done.failure:
         raise PageError(f"{pdf.name}: opening it {done.failure}.")
     listing = done.output.decode("utf-8", errors="replace")
-    found = _COUNT_LINE.search(listing)
-    if found is None:
+    counts = list(_COUNT_LINE.finditer(listing))
+    if not counts:
         raise _unreadable(pdf, done.messages)
-    count = int(found[1])
+    own = counts[-1]  # what comes before it quotes the file: a title of several lines may look like any of pdfinfo's
+    count = int(own[1])
     if count > max_pages:
         raise PageError(f"{pdf.name}: has {count:,} pages, the limit is {max_pages:,}. Split it, or raise `max_pages`.")
-    sizes = {int(number): (float(width), float(height)) for number, width, height in _SIZE_LINE.findall(listing)}
+    sizes = {
+        int(number): (float(width), float(height)) for number, width, height in _SIZE_LINE.findall(listing, own.end())
+    }
     return PdfInfo(count, sizes, frozenset(_complaints(done.messages)))
 
 

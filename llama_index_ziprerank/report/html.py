@@ -43,13 +43,13 @@ class _Card:
     first_stage: str | None
 
 
-def write_report(explanation: Explanation, path: Path) -> None:
+def write_report(explanation: Explanation, path: str | Path) -> None:
     """Write the report as one UTF-8 file.
 
     Raises:
         OSError: when the file cannot be written.
     """
-    path.write_text(render_report(explanation), encoding="utf-8", errors="replace")
+    Path(path).write_text(render_report(explanation), encoding="utf-8", errors="replace")
 
 
 def render_report(explanation: Explanation) -> str:

@@ -16,8 +16,9 @@ import qdrant_edge as qdrant
 
 from llama_index_ziprerank.retrieval.disk import check_room, disk_errors
 from llama_index_ziprerank.retrieval.points import PAGES_A_LISTING, Condition, PointStore, point_payload
-from llama_index_ziprerank.retrieval.store import PageRecord, Range, Scalar, StoredPage, StoreError, Vectors, point_id
+from llama_index_ziprerank.retrieval.store import PageRecord, Range, StoredPage, StoreError, Vectors, point_id
 
+_SETTINGS = "edge_config.json"
 _LOCKED = "WouldBlock"  # how Qdrant Edge reports that somebody else holds the write-ahead log
 _ROOM_TO_OPEN = 16_000_000  # bytes, beside the files' holes: the log is written again where it was not flushed
 _ROOM_TO_DELETE = 8_000_000  # little, so that a full disk can still be emptied
@@ -39,8 +40,8 @@ class EdgeStore(PointStore):
         self.words = _EdgeWords()
         self._shard: qdrant.EdgeShard | None = None
         self._has_garbage = False
-        settings = self.path / "edge_config.json"
-        if settings.exists():
+        settings = self.path / _SETTINGS
+        if holds_store(self.path):
             check_room(self.path, _ROOM_TO_OPEN + _holes(self.path))
             with self._errors():
                 self._shard = qdrant.EdgeShard.load(str(self.path))
@@ -141,6 +142,11 @@ class EdgeStore(PointStore):
             raise StoreError(f"The store {self.path} failed: {error}") from error
 
 
+def holds_store(path: Path) -> bool:
+    """Whether pages were ever stored in this folder, and its settings are still there."""
+    return (path / _SETTINGS).exists()
+
+
 class _EdgeWords:
     """See ``Words``."""
 
@@ -153,10 +159,8 @@ class _EdgeWords:
     def none(self, conditions: list[Condition]) -> Condition:
         return qdrant.Filter(must_not=conditions)
 
-    def equals(self, path: str, value: Scalar) -> Condition:
-        if isinstance(value, str):
-            return qdrant.FieldCondition(path, match=qdrant.MatchValue(value))
-        return qdrant.FieldCondition(path, range=qdrant.RangeFloat(gte=value, lte=value))
+    def equals(self, path: str, value: str | int) -> Condition:
+        return qdrant.FieldCondition(path, match=qdrant.MatchValue(value))
 
     def within(self, path: str, bounds: Range) -> Condition:
         limits = qdrant.RangeFloat(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
@@ -165,8 +169,8 @@ class _EdgeWords:
     def empty(self, path: str) -> Condition:
         return qdrant.IsEmptyCondition(path)
 
-    def nothing(self) -> Condition:
-        return qdrant.HasIdCondition(set())
+    def element(self, path: str, condition: Condition) -> Condition:
+        return qdrant.NestedCondition(path, qdrant.Filter(must=[condition]))
 
 
 def _as_vectors(vectors: Vectors) -> Any:

@@ -50,6 +50,11 @@ class IndexFolder:
         """Whether the last process that changed the index did not close it."""
         return self._unfinished.exists()
 
+    @property
+    def holds_images(self) -> bool:
+        """Whether an image of a page is here."""
+        return self.images.is_dir() and any(file.suffix == ".png" for file in self.images.iterdir())
+
     def check_free(self) -> None:
         """Check that nothing but an index would be written over.
 
@@ -93,6 +98,8 @@ class IndexFolder:
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             manifest.write(self._manifest)
+            if manifest.has_vectors:
+                self.store.mkdir(exist_ok=True)  # before any image: without it, the vectors of images are lost
             self.images.mkdir(exist_ok=True)
 
     def manifest(self) -> Manifest:
@@ -130,11 +137,14 @@ class IndexFolder:
             write_whole(self.images / file_name, png)
         return file_name
 
-    def remove_images(self, file_names: Iterable[str | None]) -> None:
-        """Remove images; None (a page without one) and missing files are fine."""
+    def has_image(self, file_name: str | None) -> bool:
+        """Whether a page's image is here; None (a page without one) lacks nothing."""
+        return file_name is None or (self.images / checked_image_name(file_name)).is_file()
+
+    def remove_images(self, file_names: Iterable[str]) -> None:
+        """Remove images; missing files are fine."""
         for name in file_names:
-            if name is not None:
-                (self.images / checked_image_name(name)).unlink(missing_ok=True)
+            (self.images / checked_image_name(name)).unlink(missing_ok=True)
 
     def sweep(self, kept: set[str | None]) -> None:
         """Remove what a killed process left: images other than ``kept``, and halves of files."""

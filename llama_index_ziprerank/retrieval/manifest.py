@@ -41,10 +41,10 @@ class Manifest:
                 "Update llama-index-ziprerank, or build the index again in another folder."
             )
         if written not in _READABLE or content.keys() != {field.name for field in fields(Manifest)}:
-            raise ValueError(
-                f"{path} is damaged: it holds format {written!r} and {sorted(content)}. "
-                "Restore the file from a copy, or build the index again in another folder."
-            )
+            raise _damaged(path, f"it holds format {written!r} and {sorted(content)}")
+        wrong = [field.name for field in fields(Manifest) if type(content[field.name]) is not field.type]
+        if wrong:
+            raise _damaged(path, f"of another type than written are { {name: content[name] for name in wrong} }")
         manifest = Manifest(**{**content, "format": FORMAT})
         if written != FORMAT:
             manifest.write(path)
@@ -66,6 +66,11 @@ class Manifest:
                 f"{other.model!r} ({other.family}, {other.fingerprint}) is another: their vectors do not mix. "
                 "Load the index with the model that built it, or build it again in another folder."
             )
+        if self.pool_factor != other.pool_factor:
+            raise ValueError(
+                f"The index {folder} was built with pool_factor {self.pool_factor}, got {other.pool_factor}: pooled "
+                f"and whole pages do not mix. Pass pool_factor={self.pool_factor}, or use ColPaliIndex.load."
+            )
 
     def check_store(self, *, is_given: bool, folder: Path) -> None:
         """Check that a store is given exactly when the vectors lie outside of the folder.
@@ -86,7 +91,11 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(
-            f"{path} is damaged ({error}). Restore it from a copy, or build the index again in another folder."
-        ) from error
+        raise _damaged(path, str(error)) from error
     return content if isinstance(content, dict) else {}
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged: {reason}. Restore it from a copy, or build the index again in another folder."
+    )

@@ -13,6 +13,7 @@ from llama_index_ziprerank.retrieval.store import (
     AnyOf,
     Hit,
     IsEmpty,
+    NoneMatch,
     PageFilter,
     PageRecord,
     PayloadPath,
@@ -25,6 +26,7 @@ from llama_index_ziprerank.retrieval.store import (
     by_score,
     check_query,
     check_vectors,
+    is_beyond_floats,
     json_path,
 )
 
@@ -48,8 +50,8 @@ class Words(Protocol):
     def none(self, conditions: list[Condition]) -> Condition:
         """None of them holds."""
 
-    def equals(self, path: str, value: Scalar) -> Condition:
-        """The value is this string or number."""
+    def equals(self, path: str, value: str | int) -> Condition:
+        """The value is this string, or this integer as an integer."""
 
     def within(self, path: str, bounds: Range) -> Condition:
         """The value is a number within the bounds."""
@@ -57,8 +59,8 @@ class Words(Protocol):
     def empty(self, path: str) -> Condition:
         """The value is missing, null or an empty list."""
 
-    def nothing(self) -> Condition:
-        """No point passes."""
+    def element(self, path: str, condition: Condition) -> Condition:
+        """The value is a list, and for one of its elements the condition holds; its paths begin there."""
 
 
 class PointStore(ABC):
@@ -68,13 +70,17 @@ class PointStore(ABC):
 
     def __init__(self) -> None:
         self._width: int | None = None
-        """None until the first page is there."""
+        """None until the first page is there; read it by ``_known_width``."""
         self._closed = False
+
+    def _known_width(self) -> int | None:
+        """Width of the stored vectors, None while there are none."""
+        return self._width
 
     def add(self, records: Sequence[PageRecord]) -> None:
         """See ``PageStore.add``."""
         self._check_open()
-        width = self._width
+        width = self._known_width()
         for record in records:
             check_vectors(record.id, record.vectors, width)
             width = record.vectors.shape[1]
@@ -94,7 +100,7 @@ class PointStore(ABC):
     def delete(self, document_ids: Sequence[str]) -> None:
         """See ``PageStore.delete``."""
         self._check_open()
-        if self._width is None or not document_ids:
+        if not document_ids or self._known_width() is None:
             return
         path = json_path(DOCUMENT_ID)
         with self._errors():
@@ -103,9 +109,10 @@ class PointStore(ABC):
     def search(self, query: Vectors, top_k: int, page_filter: PageFilter | None = None) -> list[Hit]:
         """See ``PageStore.search``."""
         self._check_open()
-        if self._width is None:
+        width = self._known_width()
+        if width is None:
             return []
-        check_query(query, top_k, self._width)
+        check_query(query, top_k, width)
         where = self._where(page_filter)
         with self._errors():
             found = self._query(query, top_k, where)
@@ -114,7 +121,7 @@ class PointStore(ABC):
     def fetch(self, ids: Sequence[str]) -> list[StoredPage]:
         """See ``PageStore.fetch``."""
         self._check_open()
-        if self._width is None:
+        if self._known_width() is None:
             return []
         with self._errors():
             return [StoredPage(*_fields(point)) for point in self._retrieve(ids)]
@@ -124,7 +131,7 @@ class PointStore(ABC):
         where, offset = self._where(page_filter), None
         while True:
             self._check_open()
-            if self._width is None:
+            if self._known_width() is None:
                 return
             with self._errors():
                 points, offset = self._scroll(where, offset)
@@ -136,7 +143,7 @@ class PointStore(ABC):
         """See ``PageStore.count``."""
         self._check_open()
         where = self._where(page_filter)
-        if self._width is None:
+        if self._known_width() is None:
             return 0
         with self._errors():
             return self._count(where)
@@ -198,23 +205,28 @@ def _fields(point: Any) -> tuple[str, str, dict[str, Any]]:
     return payload["id"], payload["document_id"], payload["payload"]
 
 
-def _translate(page_filter: PageFilter, words: Words) -> Condition:
+def _translate(page_filter: PageFilter, words: Words, under: PayloadPath = ("payload",)) -> Condition:
+    """Say a filter in the client's words; its paths begin ``under`` this one."""
+    if isinstance(page_filter, AllMatch | SomeMatch | NoneMatch):
+        conditions = [_translate(part, words, under) for part in page_filter.filters]
+        if isinstance(page_filter, AllMatch):
+            return words.every(conditions)
+        return _some(conditions, words) if isinstance(page_filter, SomeMatch) else words.none(conditions)
+    path = json_path((*under, *page_filter.path))
     if isinstance(page_filter, AnyOf):
-        path = _payload_path(page_filter)
-        return _some([words.equals(path, value) for value in page_filter.values], words)
+        return _some([_equals(path, value, words) for value in page_filter.values], words)
     if isinstance(page_filter, Range):
-        return words.within(_payload_path(page_filter), page_filter)
+        return words.within(path, page_filter)
     if isinstance(page_filter, IsEmpty):
-        return words.empty(_payload_path(page_filter))
-    conditions = [_translate(part, words) for part in page_filter.filters]
-    if isinstance(page_filter, AllMatch):
-        return words.every(conditions)
-    return _some(conditions, words) if isinstance(page_filter, SomeMatch) else words.none(conditions)
+        return words.empty(path)
+    return words.element(path, _translate(page_filter.filter, words, under=()))
+
+
+def _equals(path: str, value: Scalar, words: Words) -> Condition:
+    if isinstance(value, str) or (isinstance(value, int) and is_beyond_floats(value)):
+        return words.equals(path, value)
+    return words.within(path, Range((), gte=value, lte=value))  # so that 3 equals 3.0
 
 
 def _some(conditions: list[Condition], words: Words) -> Condition:
-    return words.some(conditions) if conditions else words.nothing()
-
-
-def _payload_path(page_filter: AnyOf | Range | IsEmpty) -> str:
-    return json_path(("payload", *page_filter.path))
+    return words.some(conditions) if conditions else words.within("nothing", Range((), gt=0.0, lt=0.0))

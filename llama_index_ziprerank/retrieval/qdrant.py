@@ -22,10 +22,10 @@ from llama_index_ziprerank.retrieval.points import (
 from llama_index_ziprerank.retrieval.store import (
     PageRecord,
     Range,
-    Scalar,
     StoredPage,
     StoreError,
     Vectors,
+    check_vectors,
     json_path,
     point_id,
 )
@@ -74,12 +74,19 @@ class QdrantStore(PointStore):
             self._client.close()
         self._closed = True
 
+    def _known_width(self) -> int | None:
+        """Another process may have made the collection since: as long as there is none, ask again."""
+        if self._width is None:
+            with self._errors():
+                self._width = self._stored_width()
+        return self._width
+
     def _name(self) -> str:
         return f"The store of collection {self.collection!r}{self._place}"
 
     def _upsert(self, records: Sequence[PageRecord], width: int) -> None:
         if self._width is None:
-            self._create(width)
+            self._create(records[0], width)
         remaining = iter(records)
         while batch := list(islice(remaining, _UPSERT)):
             self._client.upsert(self.collection, [_point(record) for record in batch], wait=True)
@@ -123,7 +130,7 @@ class QdrantStore(PointStore):
             )
         return vectors.size
 
-    def _create(self, width: int) -> None:
+    def _create(self, first: PageRecord, width: int) -> None:
         vectors = models.VectorParams(
             size=width,
             distance=models.Distance.DOT,
@@ -135,7 +142,7 @@ class QdrantStore(PointStore):
         except UnexpectedResponse as error:
             if error.status_code != _CONFLICT:
                 raise
-            self._stored_width()  # another process made it just now; is it one of ours?
+            check_vectors(first.id, first.vectors, self._stored_width())  # another process made it just now
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's in-memory mode warns that it needs no payload index
             self._client.create_payload_index(self.collection, json_path(DOCUMENT_ID), models.PayloadSchemaType.KEYWORD)
@@ -160,10 +167,8 @@ class _ServerWords:
     def none(self, conditions: list[Condition]) -> Condition:
         return models.Filter(must_not=conditions)
 
-    def equals(self, path: str, value: Scalar) -> Condition:
-        if isinstance(value, str):
-            return models.FieldCondition(key=path, match=models.MatchValue(value=value))
-        return models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
+    def equals(self, path: str, value: str | int) -> Condition:
+        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
 
     def within(self, path: str, bounds: Range) -> Condition:
         limits = models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
@@ -172,8 +177,9 @@ class _ServerWords:
     def empty(self, path: str) -> Condition:
         return models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
 
-    def nothing(self) -> Condition:
-        return models.HasIdCondition(has_id=[])
+    def element(self, path: str, condition: Condition) -> Condition:
+        nested = models.Nested(key=path, filter=models.Filter(must=[condition]))
+        return models.NestedCondition(nested=nested)
 
 
 def _point(record: PageRecord) -> models.PointStruct:

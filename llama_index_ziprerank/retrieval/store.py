@@ -23,6 +23,10 @@ PayloadPath: TypeAlias = tuple[str, ...]
 """Where a value lies in a payload: ``("metadata", "file.name")`` is ``payload["metadata"]["file.name"]``."""
 
 
+_EXACT = 2**53  # every integer below is a float
+_LEAST_INTEGER = -(2**63)
+
+
 class StoreError(RuntimeError):
     """The store cannot do what was asked; the message says why and what to do."""
 
@@ -64,8 +68,9 @@ class Hit:
 class AnyOf:
     """The value equals one of ``values``; a list matches when one of its elements does.
 
-    Numbers compare as numbers (3 equals 3.0), and never equal strings or booleans. A missing value matches nothing.
-    Booleans cannot be asked for: Qdrant Edge 0.9 takes True for 1.
+    Numbers compare as numbers (3 equals 3.0), and never equal strings or booleans. An integer of 2**53 or beyond, where
+    floats have gaps, equals that integer alone. A missing value matches nothing. Booleans cannot be asked for: Qdrant
+    Edge 0.9 takes True for 1.
     """
 
     path: PayloadPath
@@ -74,17 +79,31 @@ class AnyOf:
     def __post_init__(self) -> None:
         if any(isinstance(value, bool) for value in self.values):
             raise ValueError(f"Filters compare strings and numbers, got a boolean: {self.values}. Store it as a word.")
+        for value in self.values:
+            if isinstance(value, int) and not _LEAST_INTEGER <= value < -_LEAST_INTEGER:
+                raise ValueError(f"Filters compare integers of 64 bits with a sign, got {value}. Store it as a string.")
 
 
 @dataclass(frozen=True)
 class Range:
-    """The value is a number within all bounds that are given; a list matches when one of its elements does."""
+    """The value is a number within all bounds that are given; a list matches when one of its elements does.
+
+    Numbers are compared as floats, so that a bound is no integer of 2**53 or beyond.
+    """
 
     path: PayloadPath
     gt: float | None = None
     gte: float | None = None
     lt: float | None = None
     lte: float | None = None
+
+    def __post_init__(self) -> None:
+        for bound in (self.gt, self.gte, self.lt, self.lte):
+            if bound is not None and is_beyond_floats(bound):
+                raise ValueError(
+                    f"A range compares floats, which are not exact from 2**53 on, got the bound {bound}. "
+                    "Ask for single integers of that size, or for smaller bounds."
+                )
 
 
 @dataclass(frozen=True)
@@ -115,7 +134,15 @@ class NoneMatch:
     filters: tuple["PageFilter", ...]
 
 
-PageFilter: TypeAlias = AnyOf | Range | IsEmpty | AllMatch | SomeMatch | NoneMatch
+@dataclass(frozen=True)
+class ElementMatch:
+    """The value is a list of objects, and one of them alone passes the whole ``filter``, whose paths begin there."""
+
+    path: PayloadPath
+    filter: "PageFilter"
+
+
+PageFilter: TypeAlias = AnyOf | Range | IsEmpty | AllMatch | SomeMatch | NoneMatch | ElementMatch
 
 
 class PageStore(Protocol):
@@ -170,12 +197,18 @@ def json_path(path: PayloadPath) -> str:
     """Write a path in Qdrant's notation, every step quoted so that dots in a key stay part of it.
 
     Raises:
-        ValueError: for a key with a double quote, which Qdrant cannot express.
+        ValueError: for a key with a double quote or a backslash, which Qdrant cannot express.
     """
     for key in path:
-        if '"' in key:
-            raise ValueError(f"A filter's key cannot contain a double quote, got {key!r}. Rename the metadata key.")
+        for sign, name in (('"', "double quote"), ("\\", "backslash")):
+            if sign in key:
+                raise ValueError(f"A filter's key cannot contain a {name}, got {key!r}. Rename the metadata key.")
     return ".".join(f'"{key}"' for key in path)
+
+
+def is_beyond_floats(number: Scalar) -> bool:
+    """Whether this is an integer so large that a float may be another one."""
+    return isinstance(number, int) and abs(number) >= _EXACT
 
 
 def check_vectors(record_id: str, vectors: Vectors, width: int | None) -> None:

@@ -120,7 +120,7 @@ def test_flops_are_those_one_counts_by_hand() -> None:
         assert count_flops(lambda: attend(query, query, query, is_causal=True))[0] == 2 * 2 * 10 * 10 * 8
 
 
-def test_ours_saves_the_head_the_last_layer_at_all_tokens_but_one_and_each_page_s_second_frame(subject: Subject) -> None:
+def test_ours_saves_the_head_the_last_layer_at_all_tokens_but_one_and_half_of_the_patches(subject: Subject) -> None:
     flops = {method: count_flops(lambda method=method: run(method, subject))[0] for method in (PAPER, COLD)}
     with listening([subject.twin]) as watch:
         run(PAPER, subject)

@@ -30,7 +30,7 @@ from llama_index_ziprerank.pages.page import (
     PasswordError,
     PopplerMissingError,
 )
-from llama_index_ziprerank.pages.pdf import read_pages
+from llama_index_ziprerank.pages.pdf import count_pages, read_pages
 
 DPI = 20  # small pictures: these tests look at sizes and colours, not at letters
 LETTER = (170, 220)  # 8.5 x 11 inches at DPI
@@ -262,6 +262,36 @@ def test_a_file_of_broken_pages_only_is_refused_even_when_skipping(tmp_path: Pat
         pytest.raises(PageError, match="none of its 3 pages can be read; the first: .*page 1: its size"),
     ):
         list(read_pages(path, dpi=DPI, on_error="skip"))
+
+
+FORGED = "Annual\nPages:           {count}\nPage    2 size:  612 x 792 pts\nEncrypted:      no"
+
+
+@pytest.mark.parametrize("count", [1, 2500])
+def test_a_title_cannot_say_how_many_pages_there_are(tmp_path: Path, count: int) -> None:
+    titled = write(tmp_path / "a.pdf", lambda writer: writer.add_metadata({"/Title": FORGED.format(count=count)}))
+
+    assert count_pages(titled) == 3
+    assert [page.text for page in read_pages(titled, dpi=DPI)] == ["Page 1 speaks", "Page 2 speaks", "Page 3 speaks"]
+
+
+def test_a_title_cannot_give_a_missing_page_a_size(tmp_path: Path) -> None:
+    def drop(writer: PdfWriter) -> None:
+        writer._root_object["/Pages"]["/Kids"][1] = NumberObject(7)  # type: ignore[index]
+        writer.add_metadata({"/Title": FORGED.format(count=3)})
+
+    with pytest.raises(BrokenPageError, match=r"gap\.pdf, page 2: .*missing"):
+        list(read_pages(write(tmp_path / "gap.pdf", drop), dpi=DPI))
+
+
+def test_pages_are_counted_as_they_are_read(manual: Path, tmp_path: Path) -> None:
+    locked = write(tmp_path / "locked.pdf", lambda writer: writer.encrypt("geheim", algorithm="RC4-128"))
+
+    assert count_pages(manual) == count_pages(locked, password="geheim") == 3
+    with pytest.raises(PasswordError, match="no password was given"):
+        count_pages(locked)
+    with pytest.raises(PageError, match="has 3 pages, the limit is 2"):
+        count_pages(manual, max_pages=2)
 
 
 def lie_about_the_count(writer: PdfWriter) -> None:

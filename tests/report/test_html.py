@@ -159,6 +159,13 @@ def test_a_report_is_one_file_in_utf_8(explanation: Explanation, tmp_path: Path)
     assert "Größe, 図 \U0001f4ca" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_report_goes_to_a_path_written_either_way(explanation: Explanation, tmp_path: Path) -> None:
+    write_report(explanation, tmp_path / "path.html")
+    write_report(explanation, str(tmp_path / "text.html"))
+
+    assert (tmp_path / "text.html").read_bytes() == (tmp_path / "path.html").read_bytes()
+
+
 def test_a_question_that_no_file_can_hold_is_written_all_the_same(explanation: Explanation, tmp_path: Path) -> None:
     write_report(_everywhere(explanation, "half a pair: \ud83d"), tmp_path / "report.html")
 

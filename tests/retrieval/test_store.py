@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from httpx import Headers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from llama_index_ziprerank.retrieval.edge import EdgeStore
+from llama_index_ziprerank.retrieval.matching import passes
 from llama_index_ziprerank.retrieval.qdrant import QdrantStore
 from llama_index_ziprerank.retrieval.store import (
     AllMatch,
     AnyOf,
+    ElementMatch,
     IsEmpty,
     NoneMatch,
     PageFilter,
@@ -223,6 +227,42 @@ def test_a_key_with_a_double_quote_is_refused(new_store: NewStore) -> None:
         store.count(IsEmpty(('a"b',)))
 
 
+def test_a_key_with_a_backslash_is_refused(new_store: NewStore) -> None:
+    store = new_store()
+    store.add([_record(1)])
+    with pytest.raises(ValueError, match="cannot contain a backslash"):
+        store.count(IsEmpty(("a\\b",)))
+
+
+@pytest.mark.parametrize("size", [2**53, -(2**53), 2**63 - 2])
+def test_neighbouring_integers_are_told_apart_whatever_their_size(new_store: NewStore, size: int) -> None:
+    store = new_store()
+    store.add([_record(0, big=size), _record(1, big=size + 1)])
+    assert _ids(store, AnyOf(("big",), (size,))) == ["page 0"]
+    assert _ids(store, AnyOf(("big",), (size + 1,))) == ["page 1"]
+
+
+@pytest.mark.parametrize("size", [2**63, -(2**63) - 1])
+def test_an_integer_that_no_store_holds_cannot_be_asked_for(size: int) -> None:
+    with pytest.raises(ValueError, match="integers of 64 bits.*Store it as a string"):
+        AnyOf(("big",), (size,))
+
+
+def test_a_bound_that_is_no_exact_float_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not exact from 2\*\*53 on, got the bound 9007199254740992"):
+        Range(("big",), gt=2**53)
+    Range(("big",), gt=2**53 - 1, lt=1e300)
+
+
+def test_one_element_must_pass_a_whole_filter(new_store: NewStore) -> None:
+    store = new_store()
+    store.add([_record(0, copies=[{"t": "A", "x": 1}, {"t": "B", "x": 2}]), _record(1, copies=[{}]), _record(2)])
+    a, two = AnyOf(("t",), ("A",)), AnyOf(("x",), (2,))
+    assert _ids(store, ElementMatch(("copies",), AllMatch((a, two)))) == []
+    assert _ids(store, ElementMatch(("copies",), NoneMatch((a,)))) == ["page 0", "page 1"]
+    assert _ids(store, ElementMatch(("copies",), AllMatch(()))) == ["page 0", "page 1"]
+
+
 # Filters and search against a plain loop over all pages.
 
 _KEYS = ("plain", "with.dot", "with space", "[0]")
@@ -242,39 +282,11 @@ _FILTERS: st.SearchStrategy[PageFilter] = st.recursive(
         st.builds(IsEmpty, _PATHS),
     ),
     lambda inner: st.one_of(
-        *(st.builds(kind, st.lists(inner, max_size=3).map(tuple)) for kind in (AllMatch, SomeMatch, NoneMatch))
+        st.builds(ElementMatch, st.just(("copies",)), inner),
+        *(st.builds(kind, st.lists(inner, max_size=3).map(tuple)) for kind in (AllMatch, SomeMatch, NoneMatch)),
     ),
     max_leaves=5,
 )
-
-
-def _equal(value: Any, wanted: Any) -> bool:
-    kinds = {type(value), type(wanted)}
-    return value == wanted and (len(kinds) == 1 or kinds == {int, float})
-
-
-def _passes(payload: dict[str, Any], page_filter: PageFilter) -> bool:
-    if isinstance(page_filter, AllMatch):
-        return all(_passes(payload, part) for part in page_filter.filters)
-    if isinstance(page_filter, SomeMatch):
-        return any(_passes(payload, part) for part in page_filter.filters)
-    if isinstance(page_filter, NoneMatch):
-        return not any(_passes(payload, part) for part in page_filter.filters)
-    value = payload.get("metadata", {}).get(page_filter.path[1])
-    values = value if isinstance(value, list) else [value]
-    if isinstance(page_filter, IsEmpty):
-        return value is None or value == []
-    if isinstance(page_filter, AnyOf):
-        return any(_equal(one, wanted) for one in values for wanted in page_filter.values)
-    return any(
-        isinstance(one, int | float)
-        and not isinstance(one, bool)
-        and (page_filter.gt is None or one > page_filter.gt)
-        and (page_filter.gte is None or one >= page_filter.gte)
-        and (page_filter.lt is None or one < page_filter.lt)
-        and (page_filter.lte is None or one <= page_filter.lte)
-        for one in values
-    )
 
 
 _PAGE_VECTORS = hnp.arrays(
@@ -284,25 +296,25 @@ _PAGE_VECTORS = hnp.arrays(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    pages=st.lists(st.tuples(_PAGE_VECTORS, _PAYLOADS), min_size=1, max_size=8),
+    pages=st.lists(st.tuples(_PAGE_VECTORS, _PAYLOADS, st.lists(_PAYLOADS, max_size=2)), min_size=1, max_size=8),
     query=_PAGE_VECTORS,
     top_k=st.integers(1, 10),
     page_filter=st.one_of(st.none(), _FILTERS),
 )
 def test_a_filtered_search_is_a_loop_over_all_pages(
     new_store: NewStore,
-    pages: list[tuple[Vectors, dict[str, Any]]],
+    pages: list[tuple[Vectors, dict[str, Any], list[dict[str, Any]]]],
     query: Vectors,
     top_k: int,
     page_filter: PageFilter | None,
 ) -> None:
     store = new_store()
     records = [
-        PageRecord(str(number), "d", vectors, {"metadata": metadata})
-        for number, (vectors, metadata) in enumerate(pages)
+        PageRecord(str(number), "d", vectors, {"metadata": metadata, "copies": [{"metadata": c} for c in copies]})
+        for number, (vectors, metadata, copies) in enumerate(pages)
     ]
     store.add(records)
-    passing = {r.id: r for r in records if page_filter is None or _passes(r.payload, page_filter)}
+    passing = {r.id: r for r in records if page_filter is None or passes(r.payload, page_filter)}
     hits = store.search(query, top_k, page_filter)
     assert _ids(store, page_filter) == sorted(passing)
     assert store.count(page_filter) == len(passing)
@@ -383,6 +395,47 @@ def test_a_qdrant_store_finds_its_collection_again() -> None:
     assert again.count() == 1
     with pytest.raises(ValueError, match="width 5, the store holds width 4"):
         again.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
+    client.close()
+
+
+def test_a_qdrant_store_that_was_opened_first_sees_what_another_adds_later() -> None:
+    client = QdrantClient(":memory:")
+    early, other = QdrantStore(client=client), QdrantStore(client=client)
+    assert early.count() == 0
+    other.add([_record(1), _record(2, "b")])
+    assert early.count() == len(early.search(_vectors(0), 5)) == len(early.fetch(["page 1", "page 2"])) == 2
+    assert _ids(early) == ["page 1", "page 2"]
+    early.delete(["a"])
+    assert _ids(other) == ["page 2"]
+    early = QdrantStore(client=client, collection="more")
+    QdrantStore(client=client, collection="more").add([_record(1)])
+    with pytest.raises(ValueError, match="width 5, the store holds width 4"):
+        early.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
+    client.close()
+
+
+class _OvertakenClient(QdrantClient):
+    """Somebody else makes the collection, of this width, between the look and the creation."""
+
+    width = WIDTH
+
+    def create_collection(self, collection_name: str, **options: Any) -> bool:
+        vectors = options["vectors_config"].model_copy(update={"size": self.width})
+        super().create_collection(collection_name, vectors_config=vectors)
+        raise UnexpectedResponse(409, "Conflict", b"already exists", Headers())
+
+
+@pytest.mark.parametrize("width", [WIDTH, 5])
+def test_a_collection_that_another_process_makes_at_the_same_time_is_used_if_it_fits(width: int) -> None:
+    client = _OvertakenClient(":memory:")
+    client.width = width
+    store = QdrantStore(client=client)
+    if width == WIDTH:
+        store.add([_record(1)])
+    else:
+        with pytest.raises(ValueError, match="'page 1' has vectors of width 4, the store holds width 5"):
+            store.add([_record(1)])
+    assert store.count() == (width == WIDTH)
     client.close()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from forked import Say, contents, in_a_fork, page, tiny_encoder
+from forked import Say, check_no_leftovers, contents, in_a_fork, page, tiny_encoder
 
 from llama_index_ziprerank.indices import ColPaliIndex
 from llama_index_ziprerank.retrieval.store import StoreError
@@ -46,6 +46,7 @@ def refusal(use: Callable[[], object]) -> str | None:
 def check(folder: Path, encoder: Any, least: dict[str, int]) -> dict[str, int]:
     """Open the index and return what it holds, which is ``least`` or more."""
     with ColPaliIndex.load(folder, model=encoder) as index:
+        check_no_leftovers(index)
         there = contents(index)
     assert least.items() <= there.items(), "pages are lost"
     return there

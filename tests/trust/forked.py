@@ -123,6 +123,10 @@ def contents(index: Any, question: str = "toner") -> dict[str, int]:
         assert image is not None
         assert image.tobytes() == picture(node.node_id, version, image.width).tobytes(), "the image is of another page"
         versions[node.node_id] = version
-    images = sorted(file.name for file in index.image_dir.iterdir())
-    assert images == sorted(Path(scored.node.image_path).name for scored in found), "images without a page are left"
     return versions
+
+
+def check_no_leftovers(index: Any) -> None:
+    """Check that every image of an index that has just been opened belongs to a page."""
+    images = sorted(file.name for file in index.image_dir.iterdir())
+    assert images == sorted(Path(node.image_path).name for node in index.nodes()), "images without a page are left"

@@ -10,7 +10,7 @@ import random
 import sys
 from pathlib import Path
 
-from forked import Forked, Say, contents, in_a_fork, page, tiny_encoder
+from forked import Forked, Say, check_no_leftovers, contents, in_a_fork, page, tiny_encoder
 from llama_index.core.schema import Document, NodeWithScore
 
 from llama_index_ziprerank.indices import ColPaliIndex
@@ -139,6 +139,7 @@ def look(target: Path, copy: Path, models: Models, certain: Pages, pending: list
         assert not certain, "the index is gone"
         ColPaliIndex.from_documents([], encoder, target).close()
     with ColPaliIndex.load(target, model=encoder) as index:
+        check_no_leftovers(index)
         left = contents(index)
         for name in {*certain, *expected, *left}:
             may_be = {certain.get(name), expected.get(name)} | ({None} if pending else set())
@@ -152,6 +153,7 @@ def look(target: Path, copy: Path, models: Models, certain: Pages, pending: list
     if (copy / "index.json").exists() or copy.with_name(".copy.ziprerank").exists():
         try:
             with ColPaliIndex.load(copy, model=encoder) as copied:
+                check_no_leftovers(copied)
                 contents(copied)
         except FileNotFoundError:
             assert not copy.exists()  # killed before the first copy was whole

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from forked import Forked, Say, contents, in_a_fork, page, tiny_encoder
+from forked import Forked, Say, check_no_leftovers, contents, in_a_fork, page, tiny_encoder
 
 from llama_index_ziprerank.indices import ColPaliIndex
 from llama_index_ziprerank.retrieval.store import StoreError
@@ -19,6 +19,7 @@ def documents() -> list[Any]:
 
 def whole(folder: Path, encoder: Any, say: Say) -> None:
     with ColPaliIndex.load(folder, model=encoder) as index:
+        check_no_leftovers(index)
         say(contents(index))
 
 

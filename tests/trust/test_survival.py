@@ -93,7 +93,7 @@ def test_clearing_up_removes_what_belongs_to_no_page_and_nothing_else(tmp_path: 
         half.touch()
     folder.sweep({kept})
     assert [path.name for path in folder.images.iterdir()] == [kept] != [lost]
-    assert {path.name for path in tmp_path.iterdir()} == {"index.json", "images"}
+    assert {path.name for path in tmp_path.iterdir()} == {"index.json", "images", "store"}
 
 
 def test_a_replacement_that_was_killed_between_its_two_steps_is_finished(tmp_path: Path) -> None:
@@ -157,6 +157,16 @@ def test_an_index_of_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"format": None}, {"format": "2"}, {"format": 0}, {"model": None}, {"more": 1}])
 def test_a_damaged_manifest_says_what_to_do(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is damaged.*Restore"):
+        Manifest.read(_write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pool_factor": "x"}, {"model": 5}, {"has_vectors": 1}, {"pool_factor": True}, {"fingerprint": []}]
+)
+def test_a_manifest_with_a_value_of_another_type_names_it_and_says_what_to_do(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"is damaged.*'{next(iter(changes))}'.*Restore"):
         Manifest.read(_write(tmp_path, **changes))
 
 

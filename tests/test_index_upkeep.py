@@ -1,0 +1,170 @@
+"""An index that changes under its readers, with one that shares its store, or after something of it was lost."""
+
+import base64
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_index.core.schema import Document, ImageDocument
+from PIL import Image
+from qdrant_client import QdrantClient
+from tiny_retriever import colqwen3
+
+from llama_index_ziprerank import ColPaliIndex
+from llama_index_ziprerank.nodes import node_image
+from llama_index_ziprerank.pages.images import encode_png
+from llama_index_ziprerank.retrieval import replaced
+from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
+from llama_index_ziprerank.retrieval.qdrant import QdrantStore
+from llama_index_ziprerank.retrieval.store import StoreError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> MultiVectorEncoder:
+    return MultiVectorEncoder.from_pretrained(str(colqwen3(tmp_path_factory.mktemp("model"))), device="cpu")
+
+
+@pytest.fixture
+def index(encoder: MultiVectorEncoder, tmp_path: Path) -> Iterator[ColPaliIndex]:
+    with ColPaliIndex.from_documents([], encoder, tmp_path / "index") as index:
+        yield index
+
+
+def _picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+
+
+def _page(seed: int, name: str = "page", **metadata: object) -> ImageDocument:
+    image = base64.b64encode(encode_png(_picture(seed))).decode()
+    return ImageDocument(id_=name, text=f"version {seed}", image=image, metadata=metadata)
+
+
+def _images(folder: Path) -> list[str]:
+    return sorted(file.name for file in (folder / "images").iterdir())
+
+
+def _check_shows(index: ColPaliIndex, seed: int) -> None:
+    [found] = index.as_retriever().retrieve("toner")
+    shown = node_image(found.node)
+    assert shown is not None and shown.tobytes() == _picture(seed).tobytes()
+    assert found.node.get_content() == f"version {seed}"
+
+
+# One store, two indexes.
+
+
+def test_an_index_opened_before_the_first_page_sees_and_deletes_what_another_inserts(
+    encoder: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    client = QdrantClient(":memory:")
+    first = ColPaliIndex.from_documents([], encoder, tmp_path, QdrantStore(client=client))
+    second = ColPaliIndex.load(tmp_path, model=encoder, store=QdrantStore(client=client))
+    first.insert(_page(1))
+    _check_shows(second, 1)
+    second.delete_ref_doc("page")
+    assert first.as_retriever().retrieve("toner") == []
+    assert _images(tmp_path) == []
+    first.close()
+    second.close()
+    client.close()
+
+
+# One id, several times.
+
+
+@pytest.mark.parametrize("stored", [[], [1], [2]])
+@pytest.mark.parametrize("batch", [[1, 2], [2, 1], [1, 2, 1], [2, 1, 2], [1, 1]])
+def test_the_last_document_of_an_id_stays(
+    index: ColPaliIndex, tmp_path: Path, stored: list[int], batch: list[int]
+) -> None:
+    index.refresh_ref_docs([_page(seed) for seed in stored])
+    index.refresh_ref_docs([_page(seed) for seed in batch])
+    _check_shows(index, batch[-1])
+    index.close()
+    assert len(_images(tmp_path / "index")) == 1
+
+
+# Replacing under a reader.
+
+
+def test_a_page_that_was_found_can_still_be_read_after_it_is_replaced(index: ColPaliIndex, tmp_path: Path) -> None:
+    index.refresh_ref_docs([_page(1, file_path="a.pdf"), _page(5, "other", file_path="a.pdf")])
+    found = index.as_retriever().retrieve("toner")
+    index.insert(_page(2, file_path="a.pdf"))
+    index.refresh_ref_docs([_page(2, file_path="a.pdf")])  # the file has lost its other page
+    assert {node_image(node.node).tobytes() for node in found} == {_picture(seed).tobytes() for seed in (1, 5)}
+    index.persist(tmp_path / "copy")
+    index.close()
+    assert len(_images(tmp_path / "copy")) == len(_images(tmp_path / "index")) == 1
+
+
+def test_a_deletion_removes_at_once_what_it_deletes_and_what_was_replaced_before(
+    index: ColPaliIndex, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        index.insert(_page(seed, file_path="a.pdf"))
+    assert len(_images(tmp_path / "index")) == 2
+    assert index.delete_file("a.pdf") == 1
+    assert _images(tmp_path / "index") == []
+
+
+def test_replaced_images_go_at_a_later_change_unless_their_page_has_them_again(
+    index: ColPaliIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2, 1):
+        index.insert(_page(seed))
+    assert len(_images(tmp_path / "index")) == 2
+    later = replaced.time.monotonic() + replaced.GRACE
+    monkeypatch.setattr(replaced.time, "monotonic", lambda: later)
+    index.insert(Document(id_="text", text="Toner"))
+    assert len(_images(tmp_path / "index")) == 1
+    index.delete_ref_doc("text")
+    _check_shows(index, 1)
+
+
+# Losses.
+
+
+def test_building_again_mends_lost_images(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
+    documents = [_page(1, "one", file_path="a.pdf"), _page(2, "two", file_path="a.pdf")]
+    ColPaliIndex.from_documents(documents, encoder, tmp_path).close()
+    before = _images(tmp_path)
+    (tmp_path / "images" / before[0]).unlink()
+    with ColPaliIndex.from_documents(documents, encoder, tmp_path) as index:
+        assert _images(tmp_path) == before
+        assert all(node_image(node) is not None for node in index.nodes())
+        assert index.refresh_ref_docs(documents) == [False, False]
+
+
+@pytest.mark.parametrize(("was_interrupted", "is_emptied"), [(False, False), (True, False), (False, True)])
+def test_an_index_whose_vectors_are_lost_is_damaged_and_keeps_its_images(
+    encoder: MultiVectorEncoder, tmp_path: Path, was_interrupted: bool, is_emptied: bool
+) -> None:
+    ColPaliIndex.from_documents([_page(1)], encoder, tmp_path).close()
+    shutil.rmtree(tmp_path / "store")
+    if is_emptied:
+        (tmp_path / "store").mkdir()
+    if was_interrupted:
+        (tmp_path / "unfinished").touch()
+    for opened in (
+        lambda: ColPaliIndex.load(tmp_path, model=encoder),
+        lambda: ColPaliIndex.from_documents([], encoder, tmp_path),
+    ):
+        with pytest.raises(StoreError, match=r"is damaged.*their vectors \(store/\) are gone. Restore"):
+            opened()
+    assert len(_images(tmp_path)) == 1
+
+
+def test_a_build_that_was_killed_before_its_first_page_was_stored_is_continued(
+    encoder: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    ColPaliIndex.from_documents([], encoder, tmp_path).close()
+    (tmp_path / "unfinished").touch()
+    (tmp_path / "images" / "half.png").touch()
+    with ColPaliIndex.from_documents([_page(1)], encoder, tmp_path) as index:
+        _check_shows(index, 1)
+        assert len(_images(tmp_path)) == 1
