@@ -8,7 +8,7 @@ Several processes may share a folder: files are written whole or not at all, and
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,13 +157,21 @@ class FeatureCache:
 
 
 def forget_image_files(folder: Path, files: Iterable[Path]) -> None:
-    """Remove from a cache folder what it holds of these image files, for all checkpoints; missing files are fine."""
+    """Remove from a cache folder what it holds of these image files, for all checkpoints; missing files are fine.
+
+    What a file shows that stays beside one of them is kept: pages of two PDFs, or of two versions, may look the same.
+    """
     kinds = [kind for kind in folder.iterdir() if kind.is_dir()]
-    for file in files:
-        if file.is_file():
-            digest = page_digest(PageFile(file.read_bytes()))
+    leaving = {file for file in files if file.is_file()}
+    sizes: defaultdict[int, list[Path]] = defaultdict(list)  # of what stays: a comparison reads few files
+    for place in {file.parent for file in leaving}:
+        for file in {file for file in place.iterdir() if file.is_file()} - leaving:
+            sizes[file.stat().st_size].append(file)
+    for file in leaving:
+        content = file.read_bytes()
+        if not any(other.read_bytes() == content for other in sizes[len(content)]):
             for kind in kinds:
-                _file(kind, digest).unlink(missing_ok=True)
+                _file(kind, page_digest(PageFile(content))).unlink(missing_ok=True)
 
 
 Look = Callable[[Iterable[tuple[int, PageSource]]], Iterable[PageFeatures]]

@@ -249,6 +249,18 @@ def test_a_removed_page_leaves_nothing_behind(with_cache, pages: list[Image.Imag
     assert len(_files(reranker.cache.folder)) == 2
 
 
+def test_what_a_page_that_stays_shows_too_is_kept(with_cache, pages: list[Image.Image], tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("old.png", "new.png")]
+    for path in paths:
+        path.write_bytes(encode_png(pages[0]))
+    reranker = with_cache(dtype="float32")
+    reranker.cache_pages([PageFile(paths[0].read_bytes())])
+    forget_image_files(reranker.cache.folder, [paths[0]])
+    assert len(_files(reranker.cache.folder)) == 1
+    forget_image_files(reranker.cache.folder, paths)
+    assert not _files(reranker.cache.folder)
+
+
 _WRITER = """
 import sys, torch
 from llama_index_ziprerank.compat import import_torchvision
