@@ -135,4 +135,5 @@ def _gain(result: "Finetuned") -> str:
     gains = [100 * (after[question]["recall@1"] - before[question]["recall@1"]) for question in before]
     low, high = bootstrap_interval(gains)
     mean = sum(gains) / len(gains)
-    return f"recall@1 changed by {mean:+.1f} points, 95 % interval [{low:+.1f}, {high:+.1f}]"
+    told = f"recall@1 changed by {mean:+.1f} points, 95 % interval [{low:+.1f}, {high:+.1f}]"
+    return f"{told}: it ranks worse now. Keep the model that it began with." if high < 0 else told

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def test_what_training_changed_is_told_without_the_extra_for_evaluation(monkeypa
     before, after = ({"q": {"recall@1": value}} for value in (0.0, 1.0))
     result = run.Finetuned(Path(), {"before training": before, "after training": after}, lists=1, questions=1)
     assert _gain(result) == "recall@1 changed by +100.0 points, 95 % interval [+100.0, +100.0]"
+    worse = replace(result, figures={"before training": after, "after training": before})
+    assert _gain(worse).endswith("[-100.0, -100.0]: it ranks worse now. Keep the model that it began with.")
 
 
 def test_answers_with_line_separators_of_unicode_become_lists(tmp_path: Path) -> None:
