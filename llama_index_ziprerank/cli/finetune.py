@@ -51,7 +51,7 @@ def finetune(
         ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Highest learning rate  [default: 1e-4; 3e-5 for nano]")
+        float | None, typer.Option(metavar="RATE", help="Highest learning rate  [default: 1e-4; 1e-5 for nano]")
     ] = None,
     lora_rank: Annotated[
         int | None, typer.Option(metavar="N", help="Of the adapters; 0 trains all weights  [default: 16]")
