@@ -56,9 +56,9 @@ NANO: dict[str, Any] = {
 }
 """For the embedded model: it never learned to write a ranking out, and letters that shorter lists leave out drift.
 
-It takes the order of the first stage for a hint, and learned which page answers rather than which comes next. What it
-learned does not survive high rates: at 3e-5 nDCG@5 on nettle's manual fell by 3 to 5 points in 40 to 103 steps, whatever
-order and decay; at 1e-5 it stayed. In bfloat16 it is another model.
+It takes the order of the first stage for a hint, and learned which page answers rather than which comes next. That does
+not survive high rates: at 3e-5 nDCG@5 on nettle's manual fell by 3 to 5 points in 40 to 103 steps, whatever order and
+decay; at 1e-5 it stayed. In bfloat16 it is another model.
 """
 
 _OWN = {"model", "data", "output_dir", "held_out", "resume"}
