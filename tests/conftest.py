@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from command_line import Run, runner
 
 from llama_index_ziprerank import compat
 
@@ -18,3 +19,9 @@ def _event_loop() -> Iterator[None]:
     yield
     asyncio.set_event_loop(None)
     loop.close()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line; return exit code, stdout and stderr."""
+    return runner(capsys)

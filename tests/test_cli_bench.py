@@ -2,30 +2,21 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Run, runner
 from PIL import Image
 from tiny_retriever import PARITY
 
-from llama_index_ziprerank.cli import main
-
-Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--model", PARITY, "--device", "cpu", "--pages", 3, "--size", "160x200", "--repeats", 1)
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run `ziprerank bench`; return exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(["bench", *map(str, arguments), "--to", str(tmp_path / "to")])
-        printed = capsys.readouterr()
-        return int(exit.value.code or 0), printed.out, printed.err
-
-    return run
+    command = runner(capsys)
+    return lambda *arguments: command("bench", *arguments, "--to", tmp_path / "to")
 
 
 def test_a_table_a_picture_and_figures_come_of_one_run(run: Run, tmp_path: Path) -> None:

@@ -7,30 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Run
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import RectangleObject
 from tiny_manual import write_pdf
 from tiny_retriever import PARITY, colqwen3
 
 from llama_index_ziprerank import ColPaliIndex, PDFPageReader
-from llama_index_ziprerank.cli import main
 from llama_index_ziprerank.cli.console import plain_warnings
 from llama_index_ziprerank.pages.page import PageWarning
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; return exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return int(exit.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

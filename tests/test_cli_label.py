@@ -5,19 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Run, runner
 from llm_server import COMPLETION_TOKENS, GREYS, PROMPT_TOKENS, Reply, llm_server, write_pages, write_queries
 from tiny_manual import tiny_manual
 
-from llama_index_ziprerank.cli import main
 from llama_index_ziprerank.cli.label import label
 from llama_index_ziprerank.training.teacher import TeacherSettings
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +27,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `ziprerank label`; return exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(["label", *(str(argument) for argument in arguments)])
-        printed = capsys.readouterr()
-        return int(exit.value.code or 0), printed.out, printed.err
-
-    return run
+    return partial(runner(capsys), "label")
 
 
 @pytest.fixture

@@ -1,28 +1,12 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Run
 from llama_index.core.schema import Document
 from tiny_manual import tiny_manual
 from tiny_retriever import PARITY, colqwen3
 
 from llama_index_ziprerank import ColPaliIndex, PDFPageReader
-from llama_index_ziprerank.cli import main
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; return exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return int(exit.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -302,6 +302,9 @@ def test_pooling_is_remembered(model: str, tmp_path: Path) -> None:
     ColPaliIndex.from_documents(documents, model, tmp_path / "index", device="cpu", pool_factor=3).close()
     with ColPaliIndex.load(tmp_path / "index", device="cpu") as index:
         assert index.encoder.pool_factor == 3
+    whole = MultiVectorEncoder.from_pretrained(model, "cpu")
+    with ColPaliIndex.load(tmp_path / "index", model=whole) as index:  # questions are not pooled
+        assert index.as_retriever().retrieve("anything")
     with pytest.raises(ValueError, match=r"was built with pool_factor 3, got 1.*Pass pool_factor=3"):
         ColPaliIndex.from_documents(documents, model, tmp_path / "index", device="cpu")
 

@@ -66,6 +66,13 @@ class Manifest:
                 f"{other.model!r} ({other.family}, {other.fingerprint}) is another: their vectors do not mix. "
                 "Load the index with the model that built it, or build it again in another folder."
             )
+
+    def check_same_pooling(self, other: "Manifest", folder: Path) -> None:
+        """Check that pages added by ``other`` would be pooled as those that are there.
+
+        Raises:
+            ValueError: naming both factors.
+        """
         if self.pool_factor != other.pool_factor:
             raise ValueError(
                 f"The index {folder} was built with pool_factor {self.pool_factor}, got {other.pool_factor}: pooled "

@@ -65,6 +65,7 @@ def begin(folder: IndexFolder, manifest: Manifest, store: PageStore | None) -> N
     """
     if folder.holds_index:
         folder.manifest().check_same_model(manifest, folder.path)
+        folder.manifest().check_same_pooling(manifest, folder.path)
         folder.manifest().check_store(is_given=store is not None, folder=folder.path)
         return
     folder.check_free()

@@ -120,7 +120,6 @@ class SampleDataset(Dataset[RankingSample]):
         to_sample: makes a row a sample, or raises SampleError.
         source: name of the data, for messages.
         max_candidates: most candidates of a list.
-        as_given: cut lists to their first candidates, not to the teacher's best.
         malformed: what happens to rows that cannot be used.
 
     Raises:
@@ -134,10 +133,10 @@ class SampleDataset(Dataset[RankingSample]):
         source: str,
         *,
         max_candidates: int,
-        as_given: bool = False,
         malformed: Malformed = "refuse",
     ) -> None:
-        self.rows, self.to_sample, self.max_candidates, self.as_given = rows, to_sample, max_candidates, as_given
+        self.rows, self.to_sample, self.max_candidates = rows, to_sample, max_candidates
+        self._as_given = False
         self.source = source
         self.malformed: list[str] = []
         """What is wrong with which row (from 1), for every row that cannot be used."""
@@ -174,12 +173,12 @@ class SampleDataset(Dataset[RankingSample]):
 
     def __getitem__(self, index: int) -> RankingSample:
         sample = self.to_sample(self.rows[self._usable[index]])
-        return cut_candidates(sample, self.max_candidates, as_given=self.as_given)
+        return cut_candidates(sample, self.max_candidates, as_given=self._as_given)
 
     def measured(self) -> "SampleDataset":
         """Return the same rows as lists to measure on: the teacher has no part in which candidates they hold."""
         same = copy.copy(self)
-        same.as_given = True
+        same._as_given = True
         return same
 
 

@@ -1,20 +1,17 @@
 """The commands, as a user types them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import pytest
+from command_line import Run, runner
 from tiny_image_set import write_image_set
 from tiny_manual import tiny_manual
 from tiny_mmdocir import LAYOUT_RUN, PAGE_RUN, write_mmdocir
 from tiny_retriever import PARITY, colqwen3
 
-from llama_index_ziprerank.cli import main
 from llama_index_ziprerank.evaluation.runs import write_run
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +22,8 @@ def quiet_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run `ziprerank evaluate`; return exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(["evaluate", *map(str, arguments), "--to", str(tmp_path / "to"), "--model", str(PARITY)])
-        printed = capsys.readouterr()
-        return int(exit.value.code or 0), printed.out, printed.err
-
-    return run
+    command = runner(capsys)
+    return lambda *arguments: command("evaluate", *arguments, "--to", tmp_path / "to", "--model", PARITY)
 
 
 @pytest.fixture(scope="module")
