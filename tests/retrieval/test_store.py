@@ -1,8 +1,5 @@
 """One contract for both stores: what is added is found exactly as a loop over all pages would find it."""
 
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from httpx import Headers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client import QdrantClient
+from stored_pages import WIDTH, ids, record, vectors
 
 from llama_index_ziprerank.retrieval.edge import EdgeStore
 from llama_index_ziprerank.retrieval.matching import passes
@@ -39,7 +35,6 @@ from llama_index_ziprerank.retrieval.store import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")  # exact=True is for servers
 
-WIDTH = 4
 NewStore = Callable[[], PageStore]
 
 
@@ -62,25 +57,13 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewSto
     client.close()
 
 
-def _vectors(seed: int, rows: int = 3) -> Vectors:
-    return np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
-
-
-def _record(number: int, document: str = "a", **payload: Any) -> PageRecord:
-    return PageRecord(f"page {number}", document, _vectors(number), payload)
-
-
 def _maxsim(query: Vectors, page: Vectors) -> float:
     return float((query.astype(np.float64) @ page.astype(np.float64).T).max(axis=1).sum())
 
 
-def _ids(store: PageStore, page_filter: PageFilter | None = None) -> list[str]:
-    return sorted(page.id for page in store.pages(page_filter))
-
-
 def test_a_new_store_is_empty_and_answers_everything(new_store: NewStore) -> None:
     store = new_store()
-    assert store.search(_vectors(0), 5) == []
+    assert store.search(vectors(0), 5) == []
     assert store.count() == 0
     assert list(store.pages()) == []
     store.delete(["nobody"])
@@ -89,8 +72,8 @@ def test_a_new_store_is_empty_and_answers_everything(new_store: NewStore) -> Non
 
 
 def test_every_page_is_scored_by_maxsim_and_comes_back_with_its_payload(new_store: NewStore) -> None:
-    store, query = new_store(), _vectors(99, rows=2)
-    records = [_record(n, f"document {n}", name=f"ü {n}", nested={"list": [1, None, {"deep": True}]}) for n in range(9)]
+    store, query = new_store(), vectors(99, rows=2)
+    records = [record(n, f"document {n}", name=f"ü {n}", nested={"list": [1, None, {"deep": True}]}) for n in range(9)]
     store.add(records)
     hits = store.search(query, 20)
     expected = sorted(records, key=lambda record: -_maxsim(query, record.vectors))
@@ -103,26 +86,26 @@ def test_every_page_is_scored_by_maxsim_and_comes_back_with_its_payload(new_stor
 
 def test_equal_scores_come_in_the_order_of_their_ids(new_store: NewStore) -> None:
     store = new_store()
-    store.add([PageRecord(name, "d", _vectors(1), {}) for name in ("c", "a", "b")])
-    assert [hit.id for hit in store.search(_vectors(2), 3)] == ["a", "b", "c"]
+    store.add([PageRecord(name, "d", vectors(1), {}) for name in ("c", "a", "b")])
+    assert [hit.id for hit in store.search(vectors(2), 3)] == ["a", "b", "c"]
 
 
 def test_adding_an_id_again_replaces_its_page(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(1, "old", kind="old"), _record(2)])
-    store.add([PageRecord("page 1", "new", _vectors(7), {"kind": "new"})])
+    store.add([record(1, "old", kind="old"), record(2)])
+    store.add([PageRecord("page 1", "new", vectors(7), {"kind": "new"})])
     assert store.count() == 2
-    hit = next(hit for hit in store.search(_vectors(3), 2) if hit.id == "page 1")
+    hit = next(hit for hit in store.search(vectors(3), 2) if hit.id == "page 1")
     assert (hit.document_id, hit.payload) == ("new", {"kind": "new"})
-    assert hit.score == pytest.approx(_maxsim(_vectors(3), _vectors(7)), rel=1e-5)
+    assert hit.score == pytest.approx(_maxsim(vectors(3), vectors(7)), rel=1e-5)
     store.delete(["old"])
     assert store.count() == 2
 
 
 def test_updating_a_page_changes_what_it_carries_and_not_its_vectors(new_store: NewStore) -> None:
-    store, query = new_store(), _vectors(3)
+    store, query = new_store(), vectors(3)
     store.update([])
-    store.add([_record(1, kind="old", more=1), _record(2)])
+    store.add([record(1, kind="old", more=1), record(2)])
     before = {hit.id: hit.score for hit in store.search(query, 2)}
     store.update([StoredPage("page 1", "b", {"kind": "new"})])
     assert {hit.id: hit.score for hit in store.search(query, 2)} == before
@@ -130,15 +113,15 @@ def test_updating_a_page_changes_what_it_carries_and_not_its_vectors(new_store: 
     assert page == StoredPage("page 1", "b", {"kind": "new"})
     assert store.count(AnyOf(("kind",), ("old",))) == 0
     store.delete(["b"])
-    assert _ids(store) == ["page 2"]
+    assert ids(store) == ["page 2"]
 
 
 def test_deleting_documents_removes_all_their_pages_and_no_other(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(number, "abc"[number % 3]) for number in range(9)])
+    store.add([record(number, "abc"[number % 3]) for number in range(9)])
     store.delete(["a", "c", "unknown"])
-    assert _ids(store) == ["page 1", "page 4", "page 7"]
-    assert {hit.document_id for hit in store.search(_vectors(0), 9)} == {"b"}
+    assert ids(store) == ["page 1", "page 4", "page 7"]
+    assert {hit.document_id for hit in store.search(vectors(0), 9)} == {"b"}
     store.delete([])
     assert store.count() == 3
 
@@ -146,7 +129,7 @@ def test_deleting_documents_removes_all_their_pages_and_no_other(new_store: NewS
 def test_pages_are_fetched_by_their_ids(new_store: NewStore) -> None:
     store = new_store()
     assert store.fetch(["page 1"]) == []
-    store.add([_record(number, f"document {number}", n=number) for number in range(3)])
+    store.add([record(number, f"document {number}", n=number) for number in range(3)])
     found = sorted(store.fetch(["page 2", "page 0", "unknown"]), key=lambda page: page.id)
     assert [(page.id, page.document_id, page.payload) for page in found] == [
         ("page 0", "document 0", {"n": 0}),
@@ -156,16 +139,16 @@ def test_pages_are_fetched_by_their_ids(new_store: NewStore) -> None:
 
 def test_more_pages_than_one_listing_holds_are_all_listed(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(number, size="big" if number >= 300 else "small") for number in range(601)])
-    assert len(_ids(store)) == len(set(_ids(store))) == 601
-    assert len(_ids(store, AnyOf(("size",), ("big",)))) == store.count(AnyOf(("size",), ("big",))) == 301
+    store.add([record(number, size="big" if number >= 300 else "small") for number in range(601)])
+    assert len(ids(store)) == len(set(ids(store))) == 601
+    assert len(ids(store, AnyOf(("size",), ("big",)))) == store.count(AnyOf(("size",), ("big",))) == 301
 
 
 def test_many_deletions_leave_the_search_exact(new_store: NewStore) -> None:
-    store, query = new_store(), _vectors(0)
-    store.add([_record(number, "even" if number % 2 == 0 else "odd") for number in range(2400)])
+    store, query = new_store(), vectors(0)
+    store.add([record(number, "even" if number % 2 == 0 else "odd") for number in range(2400)])
     store.delete(["even"])
-    scores = {f"page {number}": _maxsim(query, _vectors(number)) for number in range(1, 2400, 2)}
+    scores = {f"page {number}": _maxsim(query, vectors(number)) for number in range(1, 2400, 2)}
     best = sorted(scores, key=lambda name: -scores[name])[:10]
     assert [hit.id for hit in store.search(query, 10)] == best
 
@@ -177,30 +160,30 @@ def test_bad_vectors_are_refused_by_the_name_of_their_page_and_nothing_is_stored
     new_store: NewStore, vectors: Vectors
 ) -> None:
     store = new_store()
-    store.add([_record(1)])
+    store.add([record(1)])
     with pytest.raises(ValueError, match="Page 'bad' "):
-        store.add([_record(2), PageRecord("bad", "d", vectors.astype(np.float32), {})])
+        store.add([record(2), PageRecord("bad", "d", vectors.astype(np.float32), {})])
     assert store.count() == 1
 
 
 @pytest.mark.parametrize(("query", "top_k"), [(np.ones((1, 5)), 1), (np.ones((0, WIDTH)), 1), (np.ones((1, WIDTH)), 0)])
 def test_a_query_of_another_shape_is_refused(new_store: NewStore, query: Vectors, top_k: int) -> None:
     store = new_store()
-    store.add([_record(1)])
+    store.add([record(1)])
     with pytest.raises(ValueError, match=r"shape \(T, 4\)|top_k must be at least 1"):
         store.search(query.astype(np.float32), top_k)
 
 
 def test_a_closed_store_says_so(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(1)])
+    store.add([record(1)])
     store.close()
     store.close()
     for use in (
         store.count,
-        lambda: store.search(_vectors(0), 1),
-        lambda: store.add([_record(2)]),
-        lambda: _ids(store),
+        lambda: store.search(vectors(0), 1),
+        lambda: store.add([record(2)]),
+        lambda: ids(store),
     ):
         with pytest.raises(StoreError, match="is closed"):
             use()
@@ -208,8 +191,8 @@ def test_a_closed_store_says_so(new_store: NewStore) -> None:
 
 def test_concurrent_searches_give_the_serial_answers(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(number) for number in range(50)])
-    queries = [_vectors(number) for number in range(64)]
+    store.add([record(number) for number in range(50)])
+    queries = [vectors(number) for number in range(64)]
     serial = [store.search(query, 5) for query in queries]
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda query: store.search(query, 5), queries)) == serial
@@ -222,14 +205,14 @@ def test_a_boolean_cannot_be_asked_for() -> None:
 
 def test_a_key_with_a_double_quote_is_refused(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(1)])
+    store.add([record(1)])
     with pytest.raises(ValueError, match="cannot contain a double quote"):
         store.count(IsEmpty(('a"b',)))
 
 
 def test_a_key_with_a_backslash_is_refused(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(1)])
+    store.add([record(1)])
     with pytest.raises(ValueError, match="cannot contain a backslash"):
         store.count(IsEmpty(("a\\b",)))
 
@@ -237,9 +220,9 @@ def test_a_key_with_a_backslash_is_refused(new_store: NewStore) -> None:
 @pytest.mark.parametrize("size", [2**53, -(2**53), 2**63 - 2])
 def test_neighbouring_integers_are_told_apart_whatever_their_size(new_store: NewStore, size: int) -> None:
     store = new_store()
-    store.add([_record(0, big=size), _record(1, big=size + 1)])
-    assert _ids(store, AnyOf(("big",), (size,))) == ["page 0"]
-    assert _ids(store, AnyOf(("big",), (size + 1,))) == ["page 1"]
+    store.add([record(0, big=size), record(1, big=size + 1)])
+    assert ids(store, AnyOf(("big",), (size,))) == ["page 0"]
+    assert ids(store, AnyOf(("big",), (size + 1,))) == ["page 1"]
 
 
 @pytest.mark.parametrize("size", [2**63, -(2**63) - 1])
@@ -256,11 +239,11 @@ def test_a_bound_that_is_no_exact_float_is_refused() -> None:
 
 def test_one_element_must_pass_a_whole_filter(new_store: NewStore) -> None:
     store = new_store()
-    store.add([_record(0, copies=[{"t": "A", "x": 1}, {"t": "B", "x": 2}]), _record(1, copies=[{}]), _record(2)])
+    store.add([record(0, copies=[{"t": "A", "x": 1}, {"t": "B", "x": 2}]), record(1, copies=[{}]), record(2)])
     a, two = AnyOf(("t",), ("A",)), AnyOf(("x",), (2,))
-    assert _ids(store, ElementMatch(("copies",), AllMatch((a, two)))) == []
-    assert _ids(store, ElementMatch(("copies",), NoneMatch((a,)))) == ["page 0", "page 1"]
-    assert _ids(store, ElementMatch(("copies",), AllMatch(()))) == ["page 0", "page 1"]
+    assert ids(store, ElementMatch(("copies",), AllMatch((a, two)))) == []
+    assert ids(store, ElementMatch(("copies",), NoneMatch((a,)))) == ["page 0", "page 1"]
+    assert ids(store, ElementMatch(("copies",), AllMatch(()))) == ["page 0", "page 1"]
 
 
 # Filters and search against a plain loop over all pages.
@@ -316,153 +299,10 @@ def test_a_filtered_search_is_a_loop_over_all_pages(
     store.add(records)
     passing = {r.id: r for r in records if page_filter is None or passes(r.payload, page_filter)}
     hits = store.search(query, top_k, page_filter)
-    assert _ids(store, page_filter) == sorted(passing)
+    assert ids(store, page_filter) == sorted(passing)
     assert store.count(page_filter) == len(passing)
     scores = sorted((_maxsim(query, record.vectors) for record in passing.values()), reverse=True)[:top_k]
     np.testing.assert_allclose([hit.score for hit in hits], scores, atol=1e-4)
     for hit in hits:
         assert hit.score == pytest.approx(_maxsim(query, passing[hit.id].vectors), abs=1e-4)
     store.close()
-
-
-# The folder.
-
-
-def test_an_edge_store_survives_closing(tmp_path: Path) -> None:
-    store = EdgeStore(tmp_path / "store")
-    store.add([_record(number, n=number) for number in range(5)])
-    before = store.search(_vectors(0), 5)
-    store.close()
-    again = EdgeStore(tmp_path / "store")
-    assert again.search(_vectors(0), 5) == before
-    with pytest.raises(ValueError, match="width 5, the store holds width 4"):
-        again.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
-    again.close()
-
-
-def test_an_edge_store_survives_a_killed_process(tmp_path: Path) -> None:
-    code = (
-        "import os, sys, numpy as np\n"
-        "from llama_index_ziprerank.retrieval.edge import EdgeStore\n"
-        "from llama_index_ziprerank.retrieval.store import PageRecord\n"
-        "store = EdgeStore(sys.argv[1])\n"
-        "store.add([PageRecord('kept', 'd', np.ones((2, 4), np.float32), {'a': 1})])\n"
-        "os._exit(9)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], env=os.environ, check=False)
-    assert done.returncode == 9
-    store = EdgeStore(tmp_path / "store")
-    assert [page.payload for page in store.pages()] == [{"a": 1}]
-    store.close()
-
-
-def test_a_second_opening_of_an_edge_store_is_one_clear_error(tmp_path: Path) -> None:
-    store = EdgeStore(tmp_path / "store")
-    store.add([_record(1)])
-    with pytest.raises(StoreError, match="is open elsewhere .*Qdrant server"):
-        EdgeStore(tmp_path / "store")
-    store.close()
-    EdgeStore(tmp_path / "store").close()
-
-
-def test_a_copy_of_an_edge_store_is_equal_independent_and_small(tmp_path: Path) -> None:
-    store = EdgeStore(tmp_path / "store")
-    store.add([_record(number) for number in range(5)])
-    store.copy_to(tmp_path / "copy")
-    store.delete(["a"])
-    copy = EdgeStore(tmp_path / "copy")
-    assert (store.count(), copy.count()) == (0, 5)
-    assert len(copy.search(_vectors(3), 9)) == 5
-    used = sum(file.stat().st_blocks * 512 for file in (tmp_path / "copy").rglob("*"))
-    assert used < 1_000_000
-    store.close()
-    copy.close()
-
-
-def test_a_damaged_edge_store_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "edge_config.json").write_text("{")
-    with pytest.raises(StoreError, match="failed"):
-        EdgeStore(tmp_path)
-
-
-# The server.
-
-
-def test_a_qdrant_store_finds_its_collection_again() -> None:
-    client = QdrantClient(":memory:")
-    QdrantStore(client=client, collection="pages").add([_record(1)])
-    again = QdrantStore(client=client, collection="pages")
-    assert again.count() == 1
-    with pytest.raises(ValueError, match="width 5, the store holds width 4"):
-        again.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
-    client.close()
-
-
-def test_a_qdrant_store_that_was_opened_first_sees_what_another_adds_later() -> None:
-    client = QdrantClient(":memory:")
-    early, other = QdrantStore(client=client), QdrantStore(client=client)
-    assert early.count() == 0
-    other.add([_record(1), _record(2, "b")])
-    assert early.count() == len(early.search(_vectors(0), 5)) == len(early.fetch(["page 1", "page 2"])) == 2
-    assert _ids(early) == ["page 1", "page 2"]
-    early.delete(["a"])
-    assert _ids(other) == ["page 2"]
-    early = QdrantStore(client=client, collection="more")
-    QdrantStore(client=client, collection="more").add([_record(1)])
-    with pytest.raises(ValueError, match="width 5, the store holds width 4"):
-        early.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
-    client.close()
-
-
-class _OvertakenClient(QdrantClient):
-    """Somebody else makes the collection, of this width, between the look and the creation."""
-
-    width = WIDTH
-
-    def create_collection(self, collection_name: str, **options: Any) -> bool:
-        vectors = options["vectors_config"].model_copy(update={"size": self.width})
-        super().create_collection(collection_name, vectors_config=vectors)
-        raise UnexpectedResponse(409, "Conflict", b"already exists", Headers())
-
-
-@pytest.mark.parametrize("width", [WIDTH, 5])
-def test_a_collection_that_another_process_makes_at_the_same_time_is_used_if_it_fits(width: int) -> None:
-    client = _OvertakenClient(":memory:")
-    client.width = width
-    store = QdrantStore(client=client)
-    if width == WIDTH:
-        store.add([_record(1)])
-    else:
-        with pytest.raises(ValueError, match="'page 1' has vectors of width 4, the store holds width 5"):
-            store.add([_record(1)])
-    assert store.count() == (width == WIDTH)
-    client.close()
-
-
-def test_a_collection_that_holds_other_data_is_refused() -> None:
-    client = QdrantClient(":memory:")
-    client.create_collection("other", models.VectorParams(size=4, distance=models.Distance.COSINE))
-    with pytest.raises(StoreError, match="The collection 'other' holds other data"):
-        QdrantStore(client=client, collection="other")
-    client.close()
-
-
-def test_a_point_that_is_no_page_is_one_clear_error() -> None:
-    client = QdrantClient(":memory:")
-    store = QdrantStore(client=client, collection="pages")
-    store.add([_record(1)])
-    client.upsert("pages", [models.PointStruct(id=1, vector=[[1.0] * WIDTH], payload={"else": 1})])
-    for use in (lambda: _ids(store), lambda: store.search(_vectors(0), 5)):
-        with pytest.raises(StoreError, match="a point with \\['else'\\], not the page of an index"):
-            use()
-    client.close()
-
-
-def test_a_server_that_cannot_be_reached_is_one_clear_error() -> None:
-    with pytest.raises(StoreError, match="at http://127.0.0.1:1 failed"):
-        QdrantStore("http://127.0.0.1:1")
-
-
-def test_a_qdrant_store_takes_a_url_or_a_client() -> None:
-    with pytest.raises(ValueError, match="either url=... or client=..."):
-        QdrantStore()

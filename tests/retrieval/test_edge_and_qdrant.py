@@ -1,0 +1,166 @@
+"""What each store does in its own way: a folder that survives, a server that others share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from httpx import Headers
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
+from stored_pages import WIDTH, ids, record, vectors
+
+from llama_index_ziprerank.retrieval.edge import EdgeStore
+from llama_index_ziprerank.retrieval.qdrant import QdrantStore
+from llama_index_ziprerank.retrieval.store import (
+    PageRecord,
+    StoreError,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")  # exact=True is for servers
+
+
+# The folder.
+
+
+def test_an_edge_store_survives_closing(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "store")
+    store.add([record(number, n=number) for number in range(5)])
+    before = store.search(vectors(0), 5)
+    store.close()
+    again = EdgeStore(tmp_path / "store")
+    assert again.search(vectors(0), 5) == before
+    with pytest.raises(ValueError, match="width 5, the store holds width 4"):
+        again.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
+    again.close()
+
+
+def test_an_edge_store_survives_a_killed_process(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, numpy as np\n"
+        "from llama_index_ziprerank.retrieval.edge import EdgeStore\n"
+        "from llama_index_ziprerank.retrieval.store import PageRecord\n"
+        "store = EdgeStore(sys.argv[1])\n"
+        "store.add([PageRecord('kept', 'd', np.ones((2, 4), np.float32), {'a': 1})])\n"
+        "os._exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], env=os.environ, check=False)
+    assert done.returncode == 9
+    store = EdgeStore(tmp_path / "store")
+    assert [page.payload for page in store.pages()] == [{"a": 1}]
+    store.close()
+
+
+def test_a_second_opening_of_an_edge_store_is_one_clear_error(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "store")
+    store.add([record(1)])
+    with pytest.raises(StoreError, match="is open elsewhere .*Qdrant server"):
+        EdgeStore(tmp_path / "store")
+    store.close()
+    EdgeStore(tmp_path / "store").close()
+
+
+def test_a_copy_of_an_edge_store_is_equal_independent_and_small(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "store")
+    store.add([record(number) for number in range(5)])
+    store.copy_to(tmp_path / "copy")
+    store.delete(["a"])
+    copy = EdgeStore(tmp_path / "copy")
+    assert (store.count(), copy.count()) == (0, 5)
+    assert len(copy.search(vectors(3), 9)) == 5
+    used = sum(file.stat().st_blocks * 512 for file in (tmp_path / "copy").rglob("*"))
+    assert used < 1_000_000
+    store.close()
+    copy.close()
+
+
+def test_a_damaged_edge_store_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "edge_config.json").write_text("{")
+    with pytest.raises(StoreError, match="failed"):
+        EdgeStore(tmp_path)
+
+
+# The server.
+
+
+def test_a_qdrant_store_finds_its_collection_again() -> None:
+    client = QdrantClient(":memory:")
+    QdrantStore(client=client, collection="pages").add([record(1)])
+    again = QdrantStore(client=client, collection="pages")
+    assert again.count() == 1
+    with pytest.raises(ValueError, match="width 5, the store holds width 4"):
+        again.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
+    client.close()
+
+
+def test_a_qdrant_store_that_was_opened_first_sees_what_another_adds_later() -> None:
+    client = QdrantClient(":memory:")
+    early, other = QdrantStore(client=client), QdrantStore(client=client)
+    assert early.count() == 0
+    other.add([record(1), record(2, "b")])
+    assert early.count() == len(early.search(vectors(0), 5)) == len(early.fetch(["page 1", "page 2"])) == 2
+    assert ids(early) == ["page 1", "page 2"]
+    early.delete(["a"])
+    assert ids(other) == ["page 2"]
+    early = QdrantStore(client=client, collection="more")
+    QdrantStore(client=client, collection="more").add([record(1)])
+    with pytest.raises(ValueError, match="width 5, the store holds width 4"):
+        early.add([PageRecord("x", "d", np.ones((1, 5), np.float32), {})])
+    client.close()
+
+
+class _OvertakenClient(QdrantClient):
+    """Somebody else makes the collection, of this width, between the look and the creation."""
+
+    width = WIDTH
+
+    def create_collection(self, collection_name: str, **options: Any) -> bool:
+        vectors = options["vectors_config"].model_copy(update={"size": self.width})
+        super().create_collection(collection_name, vectors_config=vectors)
+        raise UnexpectedResponse(409, "Conflict", b"already exists", Headers())
+
+
+@pytest.mark.parametrize("width", [WIDTH, 5])
+def test_a_collection_that_another_process_makes_at_the_same_time_is_used_if_it_fits(width: int) -> None:
+    client = _OvertakenClient(":memory:")
+    client.width = width
+    store = QdrantStore(client=client)
+    if width == WIDTH:
+        store.add([record(1)])
+    else:
+        with pytest.raises(ValueError, match="'page 1' has vectors of width 4, the store holds width 5"):
+            store.add([record(1)])
+    assert store.count() == (width == WIDTH)
+    client.close()
+
+
+def test_a_collection_that_holds_other_data_is_refused() -> None:
+    client = QdrantClient(":memory:")
+    client.create_collection("other", models.VectorParams(size=4, distance=models.Distance.COSINE))
+    with pytest.raises(StoreError, match="The collection 'other' holds other data"):
+        QdrantStore(client=client, collection="other")
+    client.close()
+
+
+def test_a_point_that_is_no_page_is_one_clear_error() -> None:
+    client = QdrantClient(":memory:")
+    store = QdrantStore(client=client, collection="pages")
+    store.add([record(1)])
+    client.upsert("pages", [models.PointStruct(id=1, vector=[[1.0] * WIDTH], payload={"else": 1})])
+    for use in (lambda: ids(store), lambda: store.search(vectors(0), 5)):
+        with pytest.raises(StoreError, match="a point with \\['else'\\], not the page of an index"):
+            use()
+    client.close()
+
+
+def test_a_server_that_cannot_be_reached_is_one_clear_error() -> None:
+    with pytest.raises(StoreError, match="at http://127.0.0.1:1 failed"):
+        QdrantStore("http://127.0.0.1:1")
+
+
+def test_a_qdrant_store_takes_a_url_or_a_client() -> None:
+    with pytest.raises(ValueError, match="either url=... or client=..."):
+        QdrantStore()
