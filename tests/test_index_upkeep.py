@@ -154,9 +154,22 @@ def test_an_index_whose_vectors_are_lost_is_damaged_and_keeps_its_images(
         lambda: ColPaliIndex.load(tmp_path, model=encoder),
         lambda: ColPaliIndex.from_documents([], encoder, tmp_path),
     ):
-        with pytest.raises(StoreError, match=r"is damaged.*their vectors \(store/\) are gone. Restore"):
+        with pytest.raises(StoreError, match=r"is damaged.*vectors of its pages \(store/\) are gone. Restore"):
             opened()
     assert len(_images(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("documents", [[], [Document(text="words alone", id_="text")]])
+def test_so_is_one_of_texts_alone_or_none(
+    encoder: MultiVectorEncoder, tmp_path: Path, documents: list[Document]
+) -> None:
+    ColPaliIndex.from_documents(documents, encoder, tmp_path).close()
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(StoreError, match=r"is damaged.*vectors of its pages"):
+        ColPaliIndex.load(tmp_path, model=encoder)
+    (tmp_path / "images").rmdir()  # so it looks when a process is killed at the very beginning
+    with ColPaliIndex.load(tmp_path, model=encoder) as index:
+        assert not list(index.nodes())
 
 
 def test_a_build_that_was_killed_before_its_first_page_was_stored_is_continued(

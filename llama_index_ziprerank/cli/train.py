@@ -66,11 +66,12 @@ def cost(
         import torch
 
         from llama_index_ziprerank.pages.pdf import read_pages
+        from llama_index_ziprerank.reranking.loading import needs_float32
         from llama_index_ziprerank.training.recipes import Stage2
         from llama_index_ziprerank.training.step_cost import step_cost
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[training]'") from error
-    precision: Precision = "bfloat16" if torch.cuda.is_available() and model != EMBEDDED else "float32"
+    precision: Precision = "bfloat16" if torch.cuda.is_available() and not needs_float32(model) else "float32"
     shown = [page.image for page in islice(read_pages(pdf), pages)]
     with TemporaryDirectory() as folder:
         recipe = Stage2(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llama_index_ziprerank.evaluation.runs import read_jsonl, read_qrels, write_jsonl, write_qrels
 from llama_index_ziprerank.evaluation.tracking import Track, silently
@@ -10,6 +11,7 @@ from llama_index_ziprerank.labels import KINDS, draw, label_manual
 from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.pages.pdf import count_pages, read_pages
 
+_CANDIDATES = "candidates.jsonl"
 _SIDE = 64  # pixels: pages are read for their text alone
 
 
@@ -93,17 +95,20 @@ class RetrievalDataset:
     def load(cls, folder: str | Path) -> "RetrievalDataset":
         """Read `queries.jsonl` ({"query_id", "query"} a line) and `qrels.jsonl` or `qrels.trec` from a folder.
 
+        Where there is a `candidates.jsonl` ({"page_id"} a line), only its pages compete.
+
         Raises:
             FileNotFoundError: when one is missing.
             ValueError: naming a line that is not laid out so, or a query without an answer.
         """
         folder = Path(folder)
-        answers = folder / "qrels.trec"
-        rows = read_jsonl(folder / "queries.jsonl")
-        if bad := [row for row in rows if not {"query_id", "query"} <= set(row)]:
-            raise ValueError(f'{folder / "queries.jsonl"}: wanted {{"query_id": …, "query": …}}, got {bad[0]}.')
-        queries = {str(row["query_id"]): str(row["query"]) for row in rows}
-        return cls(queries, read_qrels(answers if answers.is_file() else folder / "qrels.jsonl"))
+        own, trec, competing = folder / "qrels.jsonl", folder / "qrels.trec", folder / _CANDIDATES
+        asked = _rows(folder / "queries.jsonl", "query_id", "query")
+        queries = {str(row["query_id"]): str(row["query"]) for row in asked}
+        candidates = None
+        if competing.is_file():
+            candidates = frozenset(str(row["page_id"]) for row in _rows(competing, "page_id"))
+        return cls(queries, read_qrels(trec if trec.is_file() and not own.is_file() else own), candidates)
 
     def save(self, folder: str | Path) -> None:
         """Write what `load` reads."""
@@ -111,6 +116,19 @@ class RetrievalDataset:
         folder.mkdir(parents=True, exist_ok=True)
         write_jsonl(folder / "queries.jsonl", ({"query_id": one, "query": text} for one, text in self.queries.items()))
         write_qrels(folder / "qrels.jsonl", self.qrels)
+        if self.candidates is None:
+            (folder / _CANDIDATES).unlink(missing_ok=True)
+        else:
+            write_jsonl(folder / _CANDIDATES, ({"page_id": page} for page in sorted(self.candidates)))
+
+
+def _rows(path: Path, *columns: str) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; ValueError naming the first that lacks a column."""
+    rows = list(read_jsonl(path))
+    if bad := [row for row in rows if not set(columns) <= set(row)]:
+        wanted = ", ".join(f'"{column}": …' for column in columns)
+        raise ValueError(f"{path}: wanted {{{wanted}}}, got {bad[0]}.")
+    return rows
 
 
 def _graded(question: str, ids: Sequence[str]) -> dict[str, int]:

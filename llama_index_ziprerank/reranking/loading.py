@@ -4,10 +4,10 @@ import logging
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.utils import is_flash_attn_2_available
 
-from llama_index_ziprerank.checkpoints import EMBEDDED, check_folder, resolve_reranker
+from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
 from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, identifier_token_ids
 from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization, quantize
@@ -31,7 +31,7 @@ def load_model(
         raise ValueError(f"dtype is one of {', '.join(map(repr, DTYPES))}, got {dtype!r}.")
     check_quantization(quantization)
     path = resolve_reranker(name_or_path)
-    _check_checkpoint(name_or_path, path)
+    config = _checked_config(name_or_path, path)
     device = torch.device(device if device is not None else default_device())
     if dtype is None:
         dtype = "float32" if device.type == "cpu" else "auto"
@@ -49,12 +49,21 @@ def load_model(
             f"The checkpoint {name_or_path!r} lacks {len(missing)} weights of a Qwen3-VL reranker, such as "
             f"{missing[0]}. Use a complete checkpoint; merge an adapter into its base model first."
         )
-    if name_or_path == EMBEDDED and model.dtype != torch.float32:
-        _log.warning("%s ranks in float32; in %s its orders are others. Leave dtype out.", EMBEDDED, model.dtype)
+    if _says_float32(config) and model.dtype != torch.float32:
+        _log.warning("%s ranks in float32; in %s its orders are others. Leave dtype out.", name_or_path, model.dtype)
     make_fast(model, choose_attention=attn_implementation is None)
     if quantization is not None:
         quantize(model, quantization)
     return model.eval()
+
+
+def needs_float32(name_or_path: str) -> bool:
+    """Say whether a checkpoint ranks in float32 alone, as its config says: nano, and what was trained from it.
+
+    Raises:
+        FileNotFoundError, ValueError: when it is no checkpoint of a reranker.
+    """
+    return _says_float32(_checked_config(name_or_path, resolve_reranker(name_or_path)))
 
 
 def make_fast(model: Qwen3VLForConditionalGeneration, *, choose_attention: bool = True) -> None:
@@ -90,15 +99,20 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _check_checkpoint(name_or_path: str, path: str) -> None:
-    """Refuse what is not a Qwen3-VL checkpoint before any weight is read."""
+def _checked_config(name_or_path: str, path: str) -> PreTrainedConfig:
+    """Read the configuration, refusing what is not a Qwen3-VL checkpoint before any weight is read."""
     check_folder(name_or_path, path)
     try:
-        model_type = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} is no checkpoint that transformers can read: {error}") from error
-    if model_type != "qwen3_vl":
+    if config.model_type != "qwen3_vl":
         raise ValueError(
             f"A ZipRerank reranker is a Qwen3-VL checkpoint (model_type 'qwen3_vl'); {name_or_path!r} is "
-            f'{model_type!r}. Pass "nano" or "mtri-admin/ZipRerank".'
+            f'{config.model_type!r}. Pass "nano" or "mtri-admin/ZipRerank".'
         )
+    return config
+
+
+def _says_float32(config: PreTrainedConfig) -> bool:
+    return bool(getattr(config, "needs_float32", False))

@@ -98,9 +98,7 @@ class IndexFolder:
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             manifest.write(self._manifest)
-            if manifest.has_vectors:
-                self.store.mkdir(exist_ok=True)  # before any image: without it, the vectors of images are lost
-            self.images.mkdir(exist_ok=True)
+            self._make_folders(manifest)
 
     def manifest(self) -> Manifest:
         """Read ``index.json``; an index of an older format becomes one of this format.
@@ -112,8 +110,14 @@ class IndexFolder:
         self.check_exists()
         with disk_errors(self.path):
             manifest = Manifest.read(self._manifest)
-            self.images.mkdir(exist_ok=True)
+            self._make_folders(manifest)
         return manifest
+
+    def _make_folders(self, manifest: Manifest) -> None:
+        """Make those that a process was killed before; ``store/`` comes first, so that alone it is never missing."""
+        if manifest.has_vectors and not self.images.exists():
+            self.store.mkdir(exist_ok=True)
+        self.images.mkdir(exist_ok=True)
 
     def begin_changes(self) -> None:
         """Note that changes are under way."""

@@ -90,11 +90,11 @@ def _check_vectors(folder: IndexFolder) -> None:
     A process that was killed before it stored its first page leaves images and an empty ``store/``.
 
     Raises:
-        StoreError: when there are images, and no vectors.
+        StoreError: when ``store/`` is gone, or empty where there are images.
     """
-    was_begun = folder.store.is_dir() and folder.was_interrupted
-    if folder.holds_images and not was_begun and not holds_store(folder.store):
+    is_emptied = folder.holds_images and not folder.was_interrupted and not holds_store(folder.store)
+    if is_emptied or not folder.store.is_dir():
         raise StoreError(
-            f"{folder.path} is damaged: it holds page images, and their vectors ({folder.store.name}/) are gone. "
+            f"{folder.path} is damaged: the vectors of its pages ({folder.store.name}/) are gone. "
             "Restore that folder from a copy, or build the index again in another folder."
         )

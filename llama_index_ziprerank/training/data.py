@@ -23,7 +23,7 @@ def open_samples(
     Args:
         source: a .jsonl, .json or .parquet file, or a data set on the Hugging Face Hub.
         max_candidates: longer lists are cut (`samples.cut_candidates`).
-        pages: folder of parquet files with page images, for MMDocIR's distilled rankings.
+        pages: for a teacher's rankings, the folder of pages: parquet files, or what `ziprerank label` was given.
         malformed: whether rows that cannot be used are refused or skipped.
 
     Raises:
@@ -41,16 +41,16 @@ def _adapter(columns: set[str], source: str, pages: str | None) -> Callable[[Row
     if set(mmdocir.COLUMNS) <= columns:
         if pages is None:
             raise ValueError(
-                f"{source!r} holds rankings of MMDocIR's pages, but not the pages. Pass --pages with the folder of "
-                "MMDocIR's training parquet files."
+                f"{source!r} holds a teacher's rankings of pages, but not the pages. Pass --pages with the folder that "
+                "was labelled, or that of MMDocIR's training parquet files."
             )
-        return mmdocir.DistilledRankings(mmdocir.PageImages(Path(pages)))
+        return mmdocir.DistilledRankings(mmdocir.open_pages(Path(pages)))
     if "query" in columns and {"pages", "texts"} & columns:
         return partial(sample_from_row, folder=Path(source).expanduser().parent)
     raise ValueError(
         f"{source!r} has the columns {', '.join(sorted(columns))}. Training lists have {rank_zephyr.COLUMN!r} "
-        f"(RankZephyr), {', '.join(mmdocir.COLUMNS)} (distilled MMDocIR), or query, pages or texts, and order or "
-        "positives (your own)."
+        f"(RankZephyr), {', '.join(mmdocir.COLUMNS)} (distilled MMDocIR, `ziprerank label`), or query, pages or texts, "
+        "and order or positives (your own)."
     )
 
 

@@ -1,23 +1,27 @@
-"""MMDocIR's distilled rankings as samples, joined with the page images of MMDocIR's training set.
+"""A teacher's rankings as samples, joined with page images: MMDocIR's distilled ones, or those of `ziprerank label`.
 
 Rankings: ``query, doc_name, candidate_page_ids, gt_page_ids, openai_ranking`` (indices into the candidates, best first;
 FACTS of `dukesunmtri/ZipRerank_GPT-5-mini_MMDocIR_Train`). Images: parquet files with ``file_name, page, image``, or
-``doc_name, page_id, image``. Candidates without an image leave the list and the order; positives are the ground-truth
-pages among the candidates, and where there are none the teacher's order stands alone.
+``doc_name, page_id, image``, as MMDocIR's training set has them; or the folder that `ziprerank label` took them from.
+Candidates without an image leave the list and the order; positives are the ground-truth pages among the candidates, and
+where there are none the teacher's order stands alone.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llama_index_ziprerank.pages.page import PageError
 from llama_index_ziprerank.training.rows import load_table
 from llama_index_ziprerank.training.samples import RankingSample, SampleError
+from llama_index_ziprerank.training.sources import PageSource
+from llama_index_ziprerank.training.teacher.page_images import PageImages
 
 COLUMNS = ("query", "doc_name", "candidate_page_ids", "gt_page_ids", "openai_ranking")
 
@@ -38,11 +42,39 @@ class ParquetPage:
         return image["bytes"] if isinstance(image, dict) else image
 
 
-class PageImages:
+class PageTable(Protocol):
+    """Where the candidates of rankings are found."""
+
+    @property
+    def folder(self) -> Path:
+        """Where that lies."""
+
+    def find(self, document: str, page: Any) -> PageSource | None:
+        """Return the image of a page, if there is one."""
+
+
+class LabelledPages:
+    """The folder of pages that `ziprerank label` was given, found by page alone.
+
+    A PDF is drawn when one of its pages is first wanted, which is when the rows are tried, into a temporary folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._images = PageImages(folder.expanduser())
+
+    def find(self, document: str, page: Any) -> Path | None:
+        """Return the file of a page's image, if there is one."""
+        try:
+            return self._images.file(page)
+        except PageError:
+            return None
+
+
+class ParquetPages:
     """The page images of a folder of parquet files, found by document and page.
 
     Raises:
-        FileNotFoundError: when the folder does not exist or holds no parquet file.
         ValueError: when a file has other columns.
     """
 
@@ -50,10 +82,7 @@ class PageImages:
         self.folder = folder
         self._tables: list[datasets.Dataset] = []
         self._places: dict[tuple[str, str], tuple[int, int]] = {}
-        paths = sorted(folder.expanduser().glob("*.parquet"))
-        if not paths:
-            raise FileNotFoundError(f"No page images in {str(folder)!r}: wanted a folder with parquet files.")
-        for path in paths:
+        for path in sorted(folder.expanduser().glob("*.parquet")):
             self._add(path)
 
     def _add(self, path: Path) -> None:
@@ -87,10 +116,22 @@ def _has_image(cells: pa.Array) -> list[bool]:
     return pc.and_(cells.is_valid(), cells.field("bytes").is_valid()).to_pylist()
 
 
-class DistilledRankings:
-    """Makes samples of rows of distilled rankings, and counts what it could not show."""
+def open_pages(folder: Path) -> PageTable:
+    """Open a folder of parquet files with page images, or else one of pages as `ziprerank label` takes them.
 
-    def __init__(self, images: PageImages) -> None:
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: when a parquet file has other columns.
+    """
+    if not folder.expanduser().is_dir():
+        raise FileNotFoundError(f"No page images: {str(folder)!r} is no folder.")
+    return ParquetPages(folder) if any(folder.expanduser().glob("*.parquet")) else LabelledPages(folder)
+
+
+class DistilledRankings:
+    """Makes samples of rows of rankings; candidates without an image are left out."""
+
+    def __init__(self, images: PageTable) -> None:
         self.images = images
 
     def __call__(self, row: Mapping[str, Any]) -> RankingSample:

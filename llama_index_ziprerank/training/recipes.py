@@ -39,7 +39,9 @@ class Recipe:
         "Qwen/Qwen3-VL-8B-Instruct", 'Checkpoint to start from: "nano", a folder, or a name on the Hub.'
     )
     data: str = option("", "Training lists: a .jsonl, .json or .parquet file, or a data set on the Hub.")
-    pages: str | None = option(None, "Folder of parquet files with the page images of MMDocIR's distilled rankings.")
+    pages: str | None = option(
+        None, "Folder of the pages of a teacher's rankings: that of `ziprerank label`, or MMDocIR's parquet files."
+    )
     eval_data: str | None = option(None, "Lists to measure on, like --data; they are not trained on.")
     held_out: int = option(
         100,
@@ -171,7 +173,7 @@ class Stage2(RankingRecipe):
     )
     data: str = option(
         "dukesunmtri/ZipRerank_GPT-5-mini_MMDocIR_Train",
-        "Training lists: distilled MMDocIR rankings (with --pages) or lists of your own (.jsonl).",
+        "Training lists: a teacher's rankings, MMDocIR's or of `ziprerank label` (with --pages), or your own (.jsonl).",
     )
     output_dir: str = option("ziprerank-stage2", "Folder of the trained checkpoint and of those on the way.")
     max_candidates: int = option(10, "Most candidates of a list, 2 to 20. A positive that a cut would lose goes last.")

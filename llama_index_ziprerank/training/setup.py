@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
-from llama_index_ziprerank.reranking.loading import default_device, load_model
+from llama_index_ziprerank.reranking.loading import default_device, load_model, needs_float32
 from llama_index_ziprerank.training.recipes import RankingRecipe, Recipe
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -128,9 +128,13 @@ def check_whole(arguments: TrainingArguments) -> None:
 
 
 def check_precision(recipe: Recipe) -> None:
-    """Raise ValueError when the device that would train cannot compute in bfloat16."""
+    """Raise ValueError when the device that would train cannot compute in bfloat16, or the ranker is another in it."""
     if recipe.precision != "bfloat16":
         return
+    if isinstance(recipe, RankingRecipe) and needs_float32(recipe.model):
+        raise ValueError(
+            f"{recipe.model!r} ranks in float32; in bfloat16 another ranker would be trained. Pass --precision float32."
+        )
     device = default_device()
     if device != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
         found = torch.cuda.get_device_name() if device == "cuda" else f"no GPU, only {device!r}"

@@ -12,11 +12,12 @@ from llama_index_ziprerank.evaluation.runs import write_qrels
 T = TypeVar("T")
 
 
-def test_a_set_reads_back_as_written(tmp_path: Path) -> None:
-    dataset = RetrievalDataset({"q1": "a question?"}, {"q1": {"a": 2, "b": 1}})
-    dataset.save(tmp_path / "set")
-
-    assert RetrievalDataset.load(tmp_path / "set") == dataset
+def test_a_set_reads_back_as_written_whatever_lay_there(tmp_path: Path) -> None:
+    write_qrels(tmp_path / "qrels.trec", {"q1": {"z": 1}})
+    for candidates in (frozenset({"a", "b", "c"}), None):
+        dataset = RetrievalDataset({"q1": "a question?"}, {"q1": {"a": 2, "b": 1}}, candidates)
+        dataset.save(tmp_path)
+        assert RetrievalDataset.load(tmp_path) == dataset
 
 
 def test_trec_qrels_do_too(tmp_path: Path) -> None:
@@ -77,10 +78,13 @@ def test_a_title_cannot_say_how_many_pages_a_manual_has(tmp_path: Path) -> None:
     assert totals == [9]
 
 
-def test_a_line_that_is_no_query_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_no_query_or_page_is_named(tmp_path: Path) -> None:
+    RetrievalDataset.from_pairs([("How?", ["a"])]).save(tmp_path)
+    (tmp_path / "candidates.jsonl").write_text('{"page": "a"}\n')
+    with pytest.raises(ValueError, match=r'candidates\.jsonl: wanted \{"page_id": …\}, got .*page'):
+        RetrievalDataset.load(tmp_path)
     (tmp_path / "queries.jsonl").write_text('{"id": "q1"}\n')
-
-    with pytest.raises(ValueError, match="queries.jsonl: wanted"):
+    with pytest.raises(ValueError, match=r'queries\.jsonl: wanted \{"query_id": …, "query": …\}'):
         RetrievalDataset.load(tmp_path)
 
 

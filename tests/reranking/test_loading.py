@@ -39,6 +39,12 @@ def test_nano_in_another_precision_is_warned_of(caplog: pytest.LogCaptureFixture
     assert "nano ranks in float32; in torch.bfloat16 its orders are others" in caplog.text
 
 
+def test_what_was_trained_from_nano_is_warned_of_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = shutil.copytree(resolve_reranker("nano"), tmp_path / "own")
+    ListwiseReranker.from_pretrained(str(own), "cpu", "float16")
+    assert f"{own} ranks in float32; in torch.float16" in caplog.text
+
+
 def test_the_tower_can_attend_otherwise_than_the_language_model(checkpoint: Path) -> None:
     page = Image.new("RGB", (64, 96), "white")
     reranker = ListwiseReranker.from_pretrained(str(checkpoint), "cpu")

@@ -1,5 +1,7 @@
+import gc
 import io
 import json
+import pickle
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,15 @@ from typing import Any
 import datasets
 import pytest
 from PIL import Image
+from tiny_manual import tiny_manual
 
+from llama_index_ziprerank.pages.pdf import read_pages
 from llama_index_ziprerank.training.data import open_samples
 from llama_index_ziprerank.training.rank_zephyr import rank_zephyr_sample
 from llama_index_ziprerank.training.rows import hold_out
 from llama_index_ziprerank.training.samples import RankingSample, SampleError
 from llama_index_ziprerank.training.sources import page_image
+from llama_index_ziprerank.training.teacher import LabelFile, TeacherQuery
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +146,30 @@ def test_a_page_whose_cell_is_empty_has_no_image(as_images: bool, tmp_path: Path
     assert (len(sample.pages), sample.order, sample.positives) == (2, [1, 0], frozenset({1}))
 
 
+def test_rankings_of_ones_own_find_their_pages_where_they_were_labelled(tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    manual = tiny_manual(tmp_path / "pages" / "manual.pdf")
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "pages" / "cover.png")
+    ids = ["manual.pdf#2", "manual.pdf#99", "cover", "manual.pdf#9"]
+    query = TeacherQuery("q", "which page is dark?", "manual.pdf", "tests", tuple(ids), ("cover",), None)
+    with LabelFile(tmp_path / "labels.jsonl") as labels:
+        labels.add(query, [2, 1, 3, 0], "[C] > [B] > [D] > [A]")
+    samples = open_samples(str(tmp_path / "labels.jsonl"), max_candidates=10, pages=str(tmp_path / "pages"))
+    sample = samples[0]
+    assert (sample.order, sample.positives) == ([1, 2, 0], frozenset({1}))  # there is no page 99
+    drawn = [page.image for page in read_pages(manual, max_side=1024)]
+    assert [page_image(page, 32).size for page in sample.pages] == [drawn[1].size, (40, 40), drawn[8].size]
+    elsewhere = pickle.loads(pickle.dumps(samples))  # as a process that reads pages gets them
+    assert elsewhere[0] == sample
+    del elsewhere
+    gc.collect()
+    folder = Path(str(sample.pages[0]))
+    assert folder.is_file()
+    del samples
+    gc.collect()
+    assert not folder.exists()
+
+
 def test_the_teacher_has_no_part_in_which_candidates_are_measured(tmp_path: Path) -> None:
     rows = [
         {"query": f"q{i}", "texts": list("abcdef"), "order": [5, 4, 3, 2, 1, 0], "positives": [4]} for i in range(4)
@@ -203,7 +232,10 @@ def test_what_is_missing_or_unknown_is_named(tmp_path: Path) -> None:
     distilled = write_jsonl(tmp_path / "rankings.jsonl", ranking())
     with pytest.raises(ValueError, match="but not the pages. Pass --pages"):
         open_samples(distilled, max_candidates=10)
-    with pytest.raises(FileNotFoundError, match="wanted a folder with parquet files"):
+    with pytest.raises(FileNotFoundError, match="empty' is no folder"):
+        open_samples(distilled, max_candidates=10, pages=str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="0 of the 4 candidate pages of 'manual' have an image in .*empty'"):
         open_samples(distilled, max_candidates=10, pages=str(tmp_path / "empty"))
     wrong = write_pages(tmp_path / "pages", ("file", "number"))
     with pytest.raises(ValueError, match="the columns file, number, image; page images have file_name, page, image"):

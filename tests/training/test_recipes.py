@@ -120,6 +120,11 @@ def test_a_value_out_of_its_bounds_is_refused(field: str, value: object, message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_nano_is_not_trained_in_bfloat16(recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match="'nano' ranks in float32; .* Pass --precision float32"):
+        training_arguments(recipe(data="x", model="nano", precision="bfloat16"), evaluates=False, resumes=False)
+
+
 def test_bfloat16_without_a_gpu_is_refused_with_the_way_out(recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match="there is no GPU.* Pass --precision float32"):
         training_arguments(recipe(data="x", precision="bfloat16"), evaluates=False, resumes=False)

@@ -147,6 +147,7 @@ def test_saving_and_loading_changes_no_score(
 ) -> None:
     used = recipe(data=write_lists(tmp_path, colour_lists(4)), lora_rank=lora_rank, lora_dropout=0.0)
     model, processor = training_model(used), load_processor(used.model)
+    qwen(model).config.update({"first_stage_weight": 0.5, "needs_float32": True})
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -158,6 +159,8 @@ def test_saving_and_loading_changes_no_score(
     arguments = training_arguments(used, evaluates=False, resumes=False)
     trainer = RerankTrainer(model, arguments, RankingCollator(processor), STAGE2)
     folder = save_finished(trainer, torch.float32)
+    saved = json.loads((folder / "config.json").read_text())
+    assert (saved["first_stage_weight"], saved["needs_float32"]) == (0.5, True)
     after = ListwiseReranker.from_pretrained(str(folder), device="cpu").rerank(sample.query, pages).logits
     assert after == pytest.approx(before, abs=rounding)
     start = ListwiseReranker.from_pretrained(used.model, device="cpu").rerank(sample.query, pages).logits

@@ -11,6 +11,7 @@ import torch
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.pages.pdf import read_pages
+from llama_index_ziprerank.reranking.loading import needs_float32
 from llama_index_ziprerank.training.finetune.documents import write_whole
 from llama_index_ziprerank.training.finetune.text_teacher import Embed
 from llama_index_ziprerank.training.recipes import Stage2
@@ -54,7 +55,8 @@ NANO: dict[str, Any] = {
     "shuffle_candidates": False,
     "decay": 0.02,
 }
-"""For the embedded model: it never learned to write a ranking out, and letters that shorter lists leave out drift.
+"""For the embedded model, and what was trained from it: it never learned to write a ranking out, and letters that
+shorter lists leave out drift.
 
 It takes the order of the first stage for a hint, and learned which page answers rather than which comes next. That does
 not survive high rates: at 3e-5 nDCG@5 on nettle's manual fell by 3 to 5 points in 40 to 103 steps, whatever order and
@@ -107,11 +109,16 @@ class Helpers:
 
 
 def stage2_recipe(settings: Settings) -> Stage2:
-    """Return the recipe of stage 2; ValueError when a field is unknown or out of its bounds."""
+    """Return the recipe of stage 2.
+
+    Raises:
+        FileNotFoundError: when the model is a folder that does not exist.
+        ValueError: when a field is unknown or out of its bounds, or the model is no reranker.
+    """
     values: dict[str, Any] = {
         **RECIPE,
         **(ON_GPU if torch.cuda.is_available() else ON_CPU),
-        **(NANO if settings.model == EMBEDDED else {}),
+        **(NANO if needs_float32(settings.model) else {}),
         "seed": settings.seed,
         **settings.recipe,
         "model": settings.model,

@@ -209,6 +209,7 @@ def build_reranker(
 def save_reranker(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, folder: Path) -> None:
     """Write the checkpoint; the first stage's scores are to count as much as its own (its card says why)."""
     model.config.first_stage_weight = 1.0
+    model.config.needs_float32 = True
     _save_halved(model, folder)
     processor.save_pretrained(folder)
 
