@@ -3,8 +3,8 @@
 #   make test       linters, types, import contracts, tests
 #   make test-slow  the tests that take minutes (killed and resumed training, learning from scratch)
 #   make coverage   the fast tests, and which lines and branches none of them guards
-#   make lint       the same without the tests
-#   make evaluate   measure on six real manuals (Debian or Ubuntu; fetches them)
+#   make lint       linters, types and import contracts, without the tests
+#   make evaluate   measure on six real manuals, as in README.md (Debian or Ubuntu; fetches them)
 #   make nano       train the embedded models anew (hours; NANO_MINUTES sets the time)
 #   make docs       the documentation as a site in build/site; warnings are errors (its search needs a server:
 #                   python -m http.server -d build/site)
@@ -12,7 +12,7 @@
 #   make app        a page in the browser to try things out, with the demo's manual
 #   make notebooks  run the notebooks and store their outputs
 #   make test-browser  report and app in a real Chromium (Debian or Ubuntu: installs it where it is missing)
-#   make clean      remove what the other targets made, .venv included
+#   make clean      remove what the other targets made, .venv included, but not the measurements in results
 
 BIN := .venv/bin
 STAMP := .venv/.set-up
@@ -22,7 +22,7 @@ PICTURE ?= answer.png
 QUERIES ?= 17
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser lint evaluate nano docs report app notebooks clean
+.PHONY: help demo test test-slow test-browser coverage lint evaluate nano docs report app notebooks clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -63,7 +63,7 @@ coverage: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" --cov --cov-report=term
 
 evaluate: $(STAMP)
-	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES)
+	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES) --keep-ratio 0.25 --pruning query
 
 nano: $(STAMP)
 	$(BIN)/python -m llama_index_ziprerank.training.nano.build

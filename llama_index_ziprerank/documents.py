@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from llama_index.core.bridge.pydantic import TypeAdapter
-from llama_index.core.schema import BaseNode, Document, Node, TextNode
+from llama_index.core.schema import BaseNode, Document, IndexNode, Node, TextNode
 
 from llama_index_ziprerank.nodes import document_to_page_node, writable
 
@@ -37,6 +37,11 @@ def as_page_node(node: BaseNode) -> TextNode:
     """
     if not isinstance(node, TextNode | Node):
         raise TypeError(f"A node that holds a page is wanted (ImageNode, TextNode, Node), got {_said(node)}. {_ADVICE}")
+    if isinstance(node, IndexNode):
+        raise TypeError(
+            f"A node that holds a page is wanted, got {_said(node)}: what an IndexNode refers to cannot be stored. "
+            "Pass a TextNode or an ImageNode in its place."
+        )
     if isinstance(node, TextNode):
         page = writable(node)
     else:

@@ -21,9 +21,12 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.core.utils import get_tqdm_iterable
 
+from llama_index_ziprerank.checkpoints import resolve_reranker
 from llama_index_ziprerank.nodes import FILE_NAME, PAGE_NUMBER
+from llama_index_ziprerank.retrievers import ColPaliRetriever
 
 try:
+    from llama_index_ziprerank.evaluation.digests import folder_digest
     from llama_index_ziprerank.evaluation.results import FIRST_STAGE, RERANKED
     from llama_index_ziprerank.evaluation.retrieval_dataset import RetrievalDataset
     from llama_index_ziprerank.evaluation.retrieval_report import (
@@ -135,7 +138,8 @@ class PageRetrievalEvaluator:
             to: a folder for `results.jsonl` (a question a line, as they come: a second call asks only the rest), and
                 at the end qrels and runs as TREC and JSONL. None: nothing is written.
             name: says what is measured, so that the results of two pipelines are never mixed in one folder. Plain
-                fields of the postprocessors (a model's name, a number) are noted too, and the retriever's top k.
+                fields of the postprocessors (a model's name, a number) are noted too, the retriever's top k, and
+                what lies in the folders of their models.
 
         Raises:
             EvaluationError: when questions failed; the others were asked, and are in `to`.
@@ -193,6 +197,7 @@ def _retriever(step: BaseRetriever) -> dict[str, Any]:
     return {
         "class": type(step).__name__,
         "similarity_top_k": next((vars(step)[n] for n in names if n in vars(step)), None),
+        "weights": step.encoder.fingerprint if isinstance(step, ColPaliRetriever) else None,
     }
 
 
@@ -200,7 +205,9 @@ def _postprocessor(step: BaseNodePostprocessor) -> dict[str, Any]:
     """Say what a postprocessor is, by its plain fields: they are the same in every process, and nothing secret."""
     fields = {name: getattr(step, name) for name in type(step).model_fields if not _SECRET.search(name)}
     plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
-    return {"class": step.class_name(), **plain}
+    folder = Path(resolve_reranker(str(plain.get("model", ""))))
+    weights = {"weights": folder_digest(folder)} if "model" in plain and folder.is_dir() else {}
+    return {"class": step.class_name(), **plain, **weights}
 
 
 async def _all_done(questions: Sequence[Coroutine[Any, Any, None]], show_progress: bool) -> list[Exception]:

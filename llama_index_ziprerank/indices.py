@@ -245,10 +245,10 @@ class ColPaliIndex:
     def refresh_ref_docs(self, documents: Iterable[Document], show_progress: bool = False) -> list[bool]:
         """Bring the index up to date with these documents; return for each whether it was new or changed.
 
-        A document whose id, text, image and metadata are as before is left alone. Of every file that the documents
-        come from (``file_path``, a string or a path), all other pages are removed: a page's id changes when its PDF
-        does. The pages of a file must therefore come together. Documents are read one at a time, so a generator will
-        do; nothing is removed before the last one is stored.
+        A document that says what it said before is left alone. Of every file that the documents come from
+        (``file_path``, a string or a path), all other pages are removed: a page's id changes when its PDF does. The
+        pages of a file must therefore come together. Documents are read one at a time, so a generator will do; nothing
+        is removed before the last one is stored.
         """
         given: list[tuple[str, str | None]] = []
 
@@ -341,12 +341,14 @@ class ColPaliIndex:
                 self._forget_replaced(0)
             except StoreError:  # closed or out of reach: the images wait for the next to open the index
                 self._has_leftovers = True
-            self.store.close()
-            if self._folder.is_locked and not self._has_leftovers:
-                self._folder.end_changes()
-            self._folder.release()
-            if self._is_temporary:
-                shutil.rmtree(self._folder.path, ignore_errors=True)
+            try:
+                self.store.close()
+                if self._folder.is_locked and not self._has_leftovers:
+                    self._folder.end_changes()
+            finally:
+                self._folder.release()
+                if self._is_temporary:
+                    shutil.rmtree(self._folder.path, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -370,13 +372,19 @@ class ColPaliIndex:
                 yield node
 
         seen = get_tqdm_iterable(noted(), show_progress, "Encoding pages", total=total)
-        with self._changes():
-            for vectors in self.encoder.stream_images(self._images_of_changed(seen, changed, waiting)):
-                self._store_page(waiting.popleft(), vectors)
-        if self._keeper is not None:
-            found = (self._stored(page_id) for page_id in given)
-            pages = (page.to_node(self.image_dir) for page in found if page is not None)
-            self._keeper.cache_pages(get_tqdm_iterable(pages, show_progress, "Vision features", total=len(given)))
+        with self._writing:
+            with self._changes():
+                try:
+                    for vectors in self.encoder.stream_images(self._images_of_changed(seen, changed, waiting)):
+                        self._store_page(waiting[0], vectors)
+                        waiting.popleft()
+                finally:  # what an error leaves here has an image, and no page
+                    for page in waiting:
+                        self._replaced.note(page.node.node_id, page.image_name)
+            if self._keeper is not None:  # no page may go meanwhile: its features would be kept
+                found = (self._stored(page_id) for page_id in given)
+                pages = (page.to_node(self.image_dir) for page in found if page is not None)
+                self._keeper.cache_pages(get_tqdm_iterable(pages, show_progress, "Vision features", total=len(given)))
         return changed
 
     def _store_page(self, page: "_Waiting", vectors: Vectors) -> None:
@@ -431,17 +439,20 @@ class ColPaliIndex:
 
         A page goes with its last copy; its image, and all that wait for theirs to be over, `grace` seconds later.
         """
+        gone: dict[str, str | None] = {}
         with self._changes():
-            found = [(page, PagePayload.of(page)) for page in self.store.pages(page_filter)]
-            left = [payload.without_copies(partial(is_gone, page.id)) for page, payload in found]
-            for (page, payload), rest in zip(found, left, strict=True):
-                self._update(page.id, rest if rest != payload else None)
-            gone = [pair for pair, rest in zip(found, left, strict=True) if rest is None]
-            self.store.delete([page.document_id for page, _ in gone])
-            for page, payload in gone:
-                self._replaced.note(page.id, payload.image_name)
+            listed = ((page.id, PagePayload.of(page)) for page in self.store.pages(page_filter))
+            found = [pair for pair in listed if any(is_gone(pair[0], file_of(copy)) for copy in pair[1].copies)]
+            for page_id, payload in found:
+                left = payload.without_copies(partial(is_gone, page_id))
+                if left is None:
+                    gone[page_id] = payload.image_name
+                self._update(page_id, left)
+            for page_id, image_name in gone.items():  # before, as a server may delete and then not say so
+                self._replaced.note(page_id, image_name)
+            self.store.delete(list(gone))
             self._forget_replaced(grace)
-        return sum(rest != payload for (_, payload), rest in zip(found, left, strict=True))
+        return len(found)
 
     def _update(self, page_id: str, payload: PagePayload | None) -> None:
         """Replace what the store keeps of a page beside its vectors; with None do nothing."""
@@ -450,10 +461,11 @@ class ColPaliIndex:
 
     def _forget_replaced(self, grace: float) -> None:
         """Remove the images that were replaced so many seconds ago, unless their pages have them again."""
-        due = self._replaced.take_due(grace)
+        due = self._replaced.due(grace)
         if due:
             used = {PagePayload.of(page).image_name for page in self.store.fetch([page_id for page_id, _ in due])}
             self._remove_images(name for _, name in due if name not in used)
+            self._replaced.forget(len(due))
 
     def _remove_images(self, names: Iterable[str]) -> None:
         """Remove page images, and what the folder keeps of their features."""

@@ -7,7 +7,7 @@ pieces that share one picture.
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -129,12 +129,16 @@ def document_to_page_node(document: Document | Node) -> TextNode:
 
 def with_scores(node: BaseNode, score: float, values: Mapping[str, Any]) -> NodeWithScore:
     """Return a new scored node that also carries `values` under SCORE_KEYS; `node` itself stays as it is."""
-    changes = {
-        "metadata": {**node.metadata, **values},
-        "excluded_llm_metadata_keys": _united(node.excluded_llm_metadata_keys, SCORE_KEYS),
-        "excluded_embed_metadata_keys": _united(node.excluded_embed_metadata_keys, SCORE_KEYS),
-    }
+    changes = {"metadata": {**node.metadata, **values}, **also_hidden(node, SCORE_KEYS, SCORE_KEYS)}
     return NodeWithScore(node=node.model_copy(update=changes), score=score)
+
+
+def also_hidden(node: BaseNode, llm_keys: Iterable[str], embed_keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return the fields of `node` that keep metadata from models, with these keys added."""
+    return {
+        "excluded_llm_metadata_keys": _united(node.excluded_llm_metadata_keys, llm_keys),
+        "excluded_embed_metadata_keys": _united(node.excluded_embed_metadata_keys, embed_keys),
+    }
 
 
 def node_text(node: BaseNode) -> str:
@@ -243,7 +247,7 @@ def _first_source(image: Any, path: Any, url: Any, remote: RemoteImages | None) 
         return _from_data_url(text) if text.startswith("data:") else _from_base64(text)
     if path:
         return Path(path)
-    if url is None:
+    if not url:
         return None
     if str(url).startswith("data:"):
         return _from_data_url(str(url))
@@ -271,5 +275,5 @@ def _from_base64(text: str) -> bytes:
         raise PageError(f"its image is not valid base64 ({error}). Expected the bytes of an image file.") from error
 
 
-def _united(keys: list[str], more: tuple[str, ...]) -> list[str]:
+def _united(keys: list[str], more: Iterable[str]) -> list[str]:
     return keys + [key for key in more if key not in keys]

@@ -53,13 +53,25 @@ CONCURRENT_CALLS = 16
 """Asynchronous calls that hold their pages in memory and run together at the model; further ones wait for these."""
 
 
+_LOADED_BY = ("model", "device", "dtype", "attn_implementation", "quantization", "skip_blank")
+"""Fields that decide which model is loaded, and how."""
+
+
 class _ModelSeat:
     """Where a postprocessor keeps its model: taken on first use, shared by copies, left behind by pickle."""
 
-    def __init__(self, reranker: ListwiseReranker | None = None) -> None:
+    def __init__(self, loaded_by: tuple[Any, ...] | None = None, reranker: ListwiseReranker | None = None) -> None:
+        self._loaded_by = loaded_by
         self._reranker = reranker
+        self.choosing = threading.Lock()
         self._loading = threading.Lock()
         self.threads = ThreadPoolExecutor(max_workers=CONCURRENT_CALLS, thread_name_prefix="ziprerank")
+
+    def is_for(self, loaded_by: tuple[Any, ...]) -> bool:
+        """Whether the model here is loaded by these fields; the first who asks, holding `choosing`, decides."""
+        if self._loaded_by is None:
+            self._loaded_by = loaded_by
+        return self._loaded_by == loaded_by
 
     def reranker(self, load: Callable[[], ListwiseReranker]) -> ListwiseReranker:
         """Return the model, calling ``load`` when there is none yet."""
@@ -184,8 +196,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         ``fields`` are those of the class; the cache is the reranker's, and `use_cache_dir` gives one a folder that
         has none. Pickled or serialised, the copy loads the model by the reranker's name.
         """
-        postprocessor = cls(model=reranker.name, **fields)
-        postprocessor._seat = _ModelSeat(reranker)
+        postprocessor = cls(model=reranker.name, **{"skip_blank": reranker.skip_blank, **fields})
+        postprocessor._seat = _ModelSeat(postprocessor._loaded_by(), reranker)
         return postprocessor
 
     def _postprocess_nodes(
@@ -206,7 +218,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             images = [self._page(node.node) for node in nodes]
-            ranking = self._seat.reranker(self._load).rerank(
+            ranking = self._reranker().rerank(
                 query_bundle.query_str.strip(),
                 images,
                 self.keep_ratio,
@@ -269,7 +281,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
             self.first_stage_weight,
         )
         return explain(
-            self._seat.reranker(self._load),
+            self._reranker(),
             question,
             [Candidate(node_title(node.node), self._page(node.node), node.score) for node in nodes],
             options,
@@ -289,7 +301,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         if self.cache_dir is None:
             self.cache_dir = str(folder)
             self._lent_dir = lent
-            self._seat.keep_features_in(Path(folder), self._new_cache)
+            self._own_seat().keep_features_in(Path(folder), self._new_cache)
         elif self._lent_dir not in (None, lent):
             warn(
                 f"This postprocessor keeps features in {self.cache_dir}, the folder of another index, and not in "
@@ -318,13 +330,27 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         return self._caching_reranker().cache_pages(self._page(node) for node in nodes)
 
     def _caching_reranker(self) -> ListwiseReranker:
-        reranker = self._seat.reranker(self._load)
+        reranker = self._reranker()
         if reranker.cache is None:
             raise ValueError(
                 "There is no cache to keep features in. Pass a cache_dir, or cache_memory_bytes above 0; a reranker "
                 "given to from_reranker brings its own: load it with cache=FeatureCache(folder)."
             )
         return reranker
+
+    def _loaded_by(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in _LOADED_BY)
+
+    def _own_seat(self) -> _ModelSeat:
+        """Return the seat of the model that the fields name: another than the original's for a copy with others."""
+        seat = self._seat
+        with seat.choosing:
+            if self._seat is seat and not seat.is_for(self._loaded_by()):
+                self._seat = _ModelSeat(self._loaded_by())
+        return self._seat
+
+    def _reranker(self) -> ListwiseReranker:
+        return self._own_seat().reranker(self._load)
 
     def _page(self, node: BaseNode) -> PageSource:
         """Read a node's page, which is decoded only when its features are not known; text becomes an image."""
@@ -355,10 +381,11 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
 
 
 def _reranked(nodes: list[NodeWithScore], ranking: Ranking, i: int) -> NodeWithScore:
+    score = nodes[i].score
     values = {
         LOGIT: ranking.logits[i],
         WINDOW: ranking.window_of[i],
-        FIRST_STAGE_SCORE: nodes[i].score,
+        FIRST_STAGE_SCORE: None if score is None else float(score),  # other rerankers leave NumPy's numbers there
         FIRST_STAGE_RANK: i + 1,
     }
     return with_scores(nodes[i].node, ranking.scores[i], values)

@@ -105,7 +105,10 @@ class PDFPageReader(BasePydanticReader):
         except (FileExistsError, NotADirectoryError) as error:
             raise PageError(f"image_dir is {folder}, and a file lies there. Name a folder, or a new one.") from error
         target = folder / self._picture_name(page)
-        target.write_bytes(encode_png(page.image))
+        with TemporaryDirectory(dir=folder) as unfinished:  # who reads the picture meanwhile reads it whole
+            part = Path(unfinished) / target.name
+            part.write_bytes(encode_png(page.image))
+            part.replace(target)
         return target
 
     def _picture_name(self, page: Page) -> str:

@@ -13,7 +13,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import ImageNode, NodeRelationship, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
-from llama_index_ziprerank.nodes import FILE_PATH
+from llama_index_ziprerank.nodes import FILE_PATH, also_hidden
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.folder import checked_image_name
 from llama_index_ziprerank.retrieval.matching import below, passes
@@ -132,13 +132,21 @@ class PagePayload:
         return PagePayload(**content)
 
     def with_copy(self, node: TextNode) -> "PagePayload":
-        """Return the payload of this page, found once more in the file that `node` comes from."""
-        new = page_payload(node, self.ref_doc_id, self.image_name, self.digest)
-        path = file_of(new.copies[0])
-        if new.copies[0] in self.copies:
+        """Return the payload of this page, found once more in the file that `node` comes from.
+
+        What one of several copies keeps from models, the page keeps from them, whichever copy is shown.
+        """
+        new = page_payload(node, node.ref_doc_id or node.node_id, self.image_name, self.digest)
+        [copy], path = new.copies, file_of(new.copies[0])
+        if copy in self.copies[1:]:
             return self
-        others = [copy for copy in self.copies if path is not None and file_of(copy) not in (None, path)]
-        return new._having([*new.copies, *others])
+        others = [one for one in self.copies if path is not None and file_of(one) not in (None, path)]
+        if others:
+            known = self._parsed()
+            hidden = also_hidden(node, known.excluded_llm_metadata_keys, known.excluded_embed_metadata_keys)
+            node = node.model_copy(update=hidden)
+            new = page_payload(node, new.ref_doc_id, self.image_name, self.digest)._having([copy, *others])
+        return self if new._shown() == self._shown() else new
 
     def without_copies(self, is_gone: Callable[[str | None], bool]) -> "PagePayload | None":
         """Return the payload of this page in the files that are left, None when none is."""
@@ -171,6 +179,13 @@ class PagePayload:
     def _parsed(self) -> TextNode:
         kind = TextNode if self.image_name is None else ImageNode
         return kind.model_validate_json(self.node)
+
+    def _shown(self) -> TextNode:
+        """Return the node without the hash of its document, which a moved image file changes."""
+        node = self._parsed()
+        if node.source_node is not None:
+            node.source_node.hash = None
+        return node
 
     def to_node(self, image_dir: Path) -> TextNode:
         """Return a new node: an ImageNode whose `image_path` lies in `image_dir`, or a TextNode for a page of text."""
@@ -259,7 +274,7 @@ def _translate(part: MetadataFilter) -> PageFilter:
     if operator == FilterOperator.IS_EMPTY:
         return IsEmpty(path)
     if operator in _BOUNDS:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # NaN
             raise ValueError(f"The filter {part.key!r} {operator.value} needs a number, got {value!r}.")
         return Range(path, **{_BOUNDS[operator]: value})
     if operator in (FilterOperator.EQ, FilterOperator.NE, FilterOperator.CONTAINS):

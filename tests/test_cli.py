@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from tiny_manual import CHAPTERS, tiny_manual
 from tiny_retriever import PARITY, colqwen3
 
 from llama_index_ziprerank import ColPaliIndex
-from llama_index_ziprerank.cli import main
+from llama_index_ziprerank.cli import console, main
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +146,30 @@ def test_evaluating_prints_every_system_and_the_manual(run: Run, manual: Path, r
     assert json.loads(out)["scores"]["bm25"]["R@1"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
 
 
+def test_no_figure_of_drift_is_cut_on_a_narrow_terminal(
+    run: Run, manual: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.out, "width", 40)
+    code, out, _ = run("drift", manual, "--model", PARITY, "--pages", 2, "--lists", 1, "--length", 2)
+
+    assert code == 0 and "…" not in out
+    assert "\n features kept as bfloat16 " in out
+
+
 def test_models_name_the_embedded_pair_and_the_papers_model(run: Run) -> None:
     _, table, _ = run("models")
     _, out, _ = run("models", "--json")
 
     assert "mtri-admin/ZipRerank" in table
     assert [model["option"] for model in json.loads(out) if model["name"] == "nano"] == ["--model", "--retriever"]
+
+
+def test_json_has_no_colours_even_where_they_are_forced() -> None:
+    program = "from llama_index_ziprerank.cli import main; main(['models', '--json'])"
+    forced = {**os.environ, "FORCE_COLOR": "1"}
+    out = subprocess.run([sys.executable, "-c", program], env=forced, capture_output=True, text=True).stdout
+
+    assert json.loads(out)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +188,7 @@ def test_models_name_the_embedded_pair_and_the_papers_model(run: Run) -> None:
         (["ask", " \n", "--pdf", "missing.pdf"], "A question must contain text"),
         (["ask", "why", "--pdf", "missing.pdf"], "missing.pdf: cannot be read"),
         (["ask", "why", "--pdf", "text.pdf"], "text.pdf: not a PDF"),
+        (["ask", "why", "--pdf", "text.pdf", "--keep-ratio", "0"], "ziprerank: keep_ratio is the part of the visual"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.docx"], "Name it .png or .jpg"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.psd"], "Name it .png or .jpg"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.h5"], "Name it .png or .jpg"),
@@ -192,7 +212,9 @@ def test_what_a_user_can_set_right_is_one_line_and_exit_code_2(
     assert err.startswith("ziprerank: ") and err.count("\n") == 1 and sentence in err
 
 
-@pytest.mark.parametrize("arguments", [["ask"], ["ask", "why", "--top-n", "0"], ["unknown"], ["index", "a.pdf"]])
+@pytest.mark.parametrize(
+    "arguments", [["ask"], ["ask", "why", "--top-n", "0"], ["unknown"], ["index", "a.pdf"], ["bench", "--to", __file__]]
+)
 def test_a_command_line_that_cannot_be_read_says_how_it_is_written(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
 

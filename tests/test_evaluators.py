@@ -167,6 +167,20 @@ async def test_results_of_a_postprocessor_with_other_fields_are_not_taken_for_it
         await PageRetrievalEvaluator(deeper, [Cut(top_n=2)]).aevaluate(DATASET, to=tmp_path)
 
 
+async def test_results_by_other_weights_of_the_same_name_are_not_taken_for_theirs(tmp_path: Path) -> None:
+    class Weighted(Backwards):
+        model: str
+
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model.safetensors").write_bytes(b"before")
+    evaluator = PageRetrievalEvaluator(ListRetriever(FOUND), [Weighted(model=str(tmp_path / "own"))])
+    await evaluator.aevaluate(DATASET, to=tmp_path / "results")
+    await evaluator.aevaluate(DATASET, to=tmp_path / "results")
+    (tmp_path / "own" / "model.safetensors").write_bytes(b"after")
+    with pytest.raises(ValueError, match="other settings"):
+        await evaluator.aevaluate(DATASET, to=tmp_path / "results")
+
+
 def test_an_unknown_metric_is_refused_before_any_question() -> None:
     with pytest.raises(ValueError, match="No metric 'Recall'"):
         PageRetrievalEvaluator(ListRetriever({}), metrics=["Recall"])

@@ -2,19 +2,24 @@
 
 import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
-from llama_index.core.schema import Document, ImageDocument
+from httpx import Headers
+from llama_index.core.schema import BaseNode, Document, ImageDocument, ImageNode, NodeRelationship, RelatedNodeInfo
 from PIL import Image
 from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import UnexpectedResponse
 from tiny_retriever import colqwen3
 
 from llama_index_ziprerank import ColPaliIndex
 from llama_index_ziprerank.nodes import node_image
 from llama_index_ziprerank.pages.images import encode_png
+from llama_index_ziprerank.reranking.feature_cache import DiskCost
 from llama_index_ziprerank.retrieval import replaced
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.qdrant import QdrantStore
@@ -73,6 +78,76 @@ def test_an_index_opened_before_the_first_page_sees_and_deletes_what_another_ins
     client.close()
 
 
+class _FailingClient(QdrantClient):
+    """A server that does what it is told, and breaks down before it says so, once."""
+
+    fails_at = ""
+
+    def _answer(self, request: str, answer: Any) -> Any:
+        if request == self.fails_at:
+            self.fails_at = ""
+            raise UnexpectedResponse(500, "Internal Server Error", b"", Headers())
+        return answer
+
+    def retrieve(self, *positional: Any, **named: Any) -> Any:
+        return self._answer("retrieve", super().retrieve(*positional, **named))
+
+    def delete(self, *positional: Any, **named: Any) -> Any:
+        return self._answer("delete", super().delete(*positional, **named))
+
+
+@pytest.mark.parametrize("step", ["retrieve", "delete"])
+def test_images_whose_deletion_a_server_interrupts_go_at_the_next_change(
+    encoder: MultiVectorEncoder, tmp_path: Path, step: str
+) -> None:
+    client = _FailingClient(":memory:")
+    index = ColPaliIndex.from_documents([_page(1)], encoder, tmp_path, QdrantStore(client=client))
+    client.fails_at = step
+    with pytest.raises(StoreError, match="500"):
+        index.delete_ref_doc("page")
+    index.delete_ref_doc("page")
+    assert _images(tmp_path) == []
+    index.close()
+    client.close()
+
+
+def test_images_of_an_interrupted_insertion_go_when_an_index_on_a_server_is_closed(
+    encoder: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    def broken() -> Iterator[Document]:
+        yield _page(1)
+        yield _page(2, "other")
+        raise OSError("the file is gone")
+
+    client = QdrantClient(":memory:")
+    index = ColPaliIndex.from_documents([_page(1)], encoder, tmp_path, QdrantStore(client=client))
+    with pytest.raises(OSError, match="the file is gone"):
+        index.refresh_ref_docs(broken())
+    index.close()
+    with ColPaliIndex.load(tmp_path, model=encoder, store=QdrantStore(client=client)) as again:
+        assert len(_images(tmp_path)) == len(list(again.nodes())) == 1
+    client.close()
+
+
+# Pages that share a document.
+
+
+def _node(seed: int, file: str) -> ImageNode:
+    manual = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="manual")}
+    image = base64.b64encode(encode_png(_picture(seed))).decode()
+    return ImageNode(id_=f"{seed:x}", image=image, metadata={"file_path": file}, relationships=manual)
+
+
+def test_deleting_a_file_leaves_the_pages_of_its_document_that_another_file_holds(index: ColPaliIndex) -> None:
+    index.insert_nodes([_node(1, "a.pdf"), _node(2, "a.pdf"), _node(3, "b.pdf")])
+    index.insert_nodes([_node(2, "b.pdf")])
+    assert index.delete_file("a.pdf") == 2
+    assert sorted(node.node_id for node in index.nodes()) == ["2", "3"]
+    assert len(_images(index.image_dir.parent)) == 2
+    index.delete_ref_doc("manual")
+    assert _images(index.image_dir.parent) == []
+
+
 # One id, several times.
 
 
@@ -126,7 +201,63 @@ def test_replaced_images_go_at_a_later_change_unless_their_page_has_them_again(
     _check_shows(index, 1)
 
 
+class _SlowKeeper:
+    """Keeps features, and meanwhile somebody else deletes their page."""
+
+    index: ColPaliIndex
+
+    def __init__(self) -> None:
+        self.saw: list[bool] = []
+
+    def use_cache_dir(self, folder: str | Path) -> None:
+        pass
+
+    def cache_cost(self, nodes: Iterable[BaseNode]) -> DiskCost:
+        return DiskCost(0, 0)
+
+    def cache_pages(self, nodes: Iterable[BaseNode]) -> int:
+        for node in nodes:
+            self.deletion = Thread(target=self.index.delete_ref_doc, args=(node.node_id,))
+            self.deletion.start()
+            self.deletion.join(0.3)
+            self.saw.append(node_image(node) is not None)
+        return 1
+
+
+def test_no_page_is_deleted_while_its_features_are_kept(encoder: MultiVectorEncoder) -> None:
+    keeper = _SlowKeeper()
+    with ColPaliIndex.from_documents([], encoder, cache_features_for=keeper) as keeper.index:
+        keeper.index.insert(_page(1))
+        keeper.deletion.join()
+        assert keeper.saw == [True]
+        assert _images(keeper.index.image_dir.parent) == []
+
+
 # Losses.
+
+
+def test_an_index_whose_folder_was_moved_is_closed_with_one_error_and_opened_there(
+    encoder: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    index = ColPaliIndex.from_documents([_page(1)], encoder, tmp_path / "index")
+    (tmp_path / "index").rename(tmp_path / "moved")
+    with pytest.raises(StoreError, match="failed"):
+        index.close()
+    index.close()
+    with ColPaliIndex.load(tmp_path / "moved", model=encoder) as moved:
+        _check_shows(moved, 1)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", ".ipynb_checkpoints"])
+def test_a_folder_that_others_put_beside_the_images_is_in_nobodys_way(
+    encoder: MultiVectorEncoder, tmp_path: Path, name: str
+) -> None:
+    ColPaliIndex.from_documents([_page(1)], encoder, tmp_path / "index").close()
+    (tmp_path / "index" / "images" / name).mkdir()
+    (tmp_path / "index" / "unfinished").touch()
+    with ColPaliIndex.load(tmp_path / "index", model=encoder) as index:
+        index.persist(tmp_path / "copy")
+        _check_shows(index, 1)
 
 
 def test_building_again_mends_lost_images(encoder: MultiVectorEncoder, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from llama_index.core.schema import (
     Document,
     ImageDocument,
     ImageNode,
+    IndexNode,
     MediaResource,
     MetadataMode,
     Node,
@@ -23,6 +24,7 @@ from llama_index.core.schema import (
 )
 from PIL import Image
 
+from llama_index_ziprerank.documents import as_page_node
 from llama_index_ziprerank.nodes import (
     FIRST_STAGE_RANK,
     FIRST_STAGE_SCORE,
@@ -168,7 +170,16 @@ def test_an_image_is_found_wherever_a_node_may_keep_it(kind: str, file: Path) ->
     assert shows_the_picture(IMAGE_NODES[kind](file))
 
 
-@pytest.mark.parametrize("node", [TextNode(text="a"), Document(text="a"), Node(), ImageNode(text="a")], ids=repr)
+NO_IMAGE = [
+    TextNode(text="a"),
+    Document(text="a"),
+    Node(),
+    ImageNode(text="a"),
+    ImageNode(text="a", image="", image_path="", image_url=""),
+]
+
+
+@pytest.mark.parametrize("node", NO_IMAGE, ids=repr)
 def test_a_node_without_an_image_has_none(node: BaseNode) -> None:
     assert node_image(node) is None
 
@@ -237,3 +248,9 @@ def test_scores_go_to_a_new_node_and_stay_out_of_every_prompt(page: Page) -> Non
         assert not any(key in scored.node.get_metadata_str(mode) for key in SCORE_KEYS)
     again = with_scores(scored.node, 0.1, {LOGIT: 1.0})
     assert again.node.excluded_llm_metadata_keys == list(SCORE_KEYS)
+
+
+@pytest.mark.parametrize("thing", [None, TextNode(text="elsewhere"), object()], ids=["name", "node", "object"])
+def test_a_node_that_stands_for_something_else_is_no_page(thing: object) -> None:
+    with pytest.raises(TypeError, match=r"got the IndexNode 'n7': what an IndexNode refers to cannot be stored"):
+        as_page_node(IndexNode(id_="n7", text="words", index_id="other", obj=thing))

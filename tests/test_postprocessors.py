@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core import get_response_synthesizer
 from llama_index.core.base.llms.types import ImageBlock, MessageRole
@@ -152,6 +153,15 @@ def test_the_scores_before_and_after_stay_out_of_the_text_models_read(
         assert best.node.get_content(mode) == given.node.get_content(mode)
 
 
+def test_scores_that_another_reranker_left_as_numpy_numbers_are_kept_as_json_can_hold_them(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]
+) -> None:
+    for node in nodes:
+        node.score = np.float32(0.5)  # type: ignore[assignment]  # as SentenceTransformerRerank does
+    best = postprocessor.postprocess_nodes(nodes, query_str=QUERY)[0]
+    assert json.loads(json.dumps(best.to_dict()))["node"]["metadata"]["first_stage_score"] == 0.5
+
+
 def test_no_node_is_lost_or_doubled_before_top_n(reranker: ListwiseReranker, nodes: list[NodeWithScore]) -> None:
     twice = [*nodes, *nodes]  # equal pages tie, and keep their order
     reranked = ZipRerankPostprocessor.from_reranker(reranker, top_n=99, window=7, stride=3).postprocess_nodes(
@@ -241,7 +251,7 @@ def test_the_model_is_loaded_on_first_use(nodes: list[NodeWithScore]) -> None:
 
 def test_many_first_calls_load_one_model(nodes: list[NodeWithScore]) -> None:
     postprocessor = ZipRerankPostprocessor(model=str(PARITY / "checkpoint"), device="cpu", top_n=2)
-    loaded = {id(postprocessor._seat.reranker(postprocessor._load)) for _ in range(3)}
+    loaded = {id(postprocessor._reranker()) for _ in range(3)}
     assert len(loaded) == 1
     assert len(postprocessor.postprocess_nodes(nodes, query_str=QUERY)) == 2
 
@@ -262,6 +272,30 @@ def test_serialised_and_pickled_copies_rerank_alike(reranker: ListwiseReranker, 
     for twin in copies:
         assert twin.to_dict() == original.to_dict()
         assert twin.postprocess_nodes(nodes, query_str=QUERY) == expected
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_copy_that_names_another_model_does_not_get_the_originals(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore], is_loaded: bool
+) -> None:
+    original = postprocessor if is_loaded else ZipRerankPostprocessor(model=postprocessor.model, device="cpu", top_n=3)
+    other = original.model_copy(update={"model": "/no/such"})
+    with pytest.raises(FileNotFoundError, match="/no/such"):
+        other.postprocess_nodes(nodes, query_str=QUERY)
+    expected = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    assert original.postprocess_nodes(nodes, query_str=QUERY) == expected
+    half = original.model_copy(update={"keep_ratio": 0.5})
+    assert half._reranker() is original._reranker()
+    half.model = "/none/here"
+    with pytest.raises(FileNotFoundError, match="/none/here"):
+        half.postprocess_nodes(nodes, query_str=QUERY)
+
+
+def test_a_reranker_that_leaves_blank_parts_out_does_so_in_every_copy(reranker: ListwiseReranker) -> None:
+    frugal = ListwiseReranker(reranker.model, reranker.processor, reranker.name, skip_blank=True)
+    original = ZipRerankPostprocessor.from_reranker(frugal, device="cpu")
+    for twin in (ZipRerankPostprocessor.from_dict(original.to_dict()), pickle.loads(pickle.dumps(original))):
+        assert twin._reranker().skip_blank
 
 
 @pytest.mark.parametrize(

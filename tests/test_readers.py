@@ -115,6 +115,17 @@ def test_reading_again_in_another_size_leaves_the_pictures_that_are_there(
     assert max(node_image(again).size) < 1600  # type: ignore[union-attr]
 
 
+def test_a_picture_that_someone_reads_is_not_written_over(manual: Path, tmp_path: Path) -> None:
+    reader = PDFPageReader(dpi=20, image_dir=tmp_path / "pictures")
+    [picture, *_] = [Path(document.image_path) for document in reader.load_data(manual)]  # type: ignore[attr-defined]
+    files, whole = set(picture.parent.iterdir()), picture.read_bytes()
+    picture.write_bytes(b"half a pic")
+    with picture.open("rb") as under_way:
+        reader.load_data(manual)
+        assert under_way.read() == b"half a pic"
+    assert (picture.read_bytes(), set(picture.parent.iterdir())) == (whole, files)
+
+
 @pytest.mark.parametrize("name", ["file", "file/pictures"])
 def test_a_file_in_the_place_of_the_picture_folder_is_named(manual: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()

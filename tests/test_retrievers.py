@@ -14,9 +14,11 @@ from llama_index.core.schema import (
     Document,
     ImageDocument,
     ImageNode,
+    MetadataMode,
     NodeRelationship,
     QueryBundle,
     RelatedNodeInfo,
+    TextNode,
 )
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from PIL import Image
@@ -192,6 +194,7 @@ def test_conditions_combine_and_nest(index: ColPaliIndex, condition: FilterCondi
     [
         (_filter("text", F.TEXT_MATCH, "a"), "'text' text_match is not supported"),
         (_filter("page_number", F.GT, "3"), "'page_number' > needs a number, got '3'"),
+        (_filter("page_number", F.LT, float("nan")), "'page_number' < needs a number, got nan"),
         (_filter("page_number", F.EQ, [3]), "'page_number' == needs one string or number"),
         (_filter("page_number", F.IN, 3), "'page_number' in needs a list, got 3"),
         (_filter("page_number", F.GT, 2**53), "got the bound 9007199254740992"),
@@ -279,3 +282,54 @@ def test_integers_are_told_apart_whatever_their_size(encoder: MultiVectorEncoder
             value = 2**53 + 1 if operator == F.EQ else [2**53 + 1]
             filters = MetadataFilters(filters=[_filter("big", operator, value)])
             assert _ids(index.as_retriever(filters=filters)) == ["1"]
+
+
+# What else a document says: it is as new as the document that came last.
+
+
+def _document(file: str, hidden: list[str]) -> Document:
+    metadata = {"file_path": file, "owner": f"owner of {file}"}
+    return Document(id_="page", text="Toner", metadata=metadata, excluded_llm_metadata_keys=hidden)
+
+
+def _prompt(index: ColPaliIndex, filters: MetadataFilters | None = None) -> str:
+    """What a language model would read of the one page."""
+    [found] = index.as_retriever(filters=filters).retrieve("toner")
+    return found.node.get_content(MetadataMode.LLM)
+
+
+def test_a_document_inserted_again_may_hide_more_show_more_and_have_other_neighbours(
+    encoder: MultiVectorEncoder,
+) -> None:
+    with ColPaliIndex.from_documents([_document("a.pdf", [])], encoder) as index:
+        assert "owner of a.pdf" in _prompt(index)
+        hiding = _document("a.pdf", ["owner"])
+        hiding.relationships[NodeRelationship.NEXT] = RelatedNodeInfo(node_id="next")
+        assert [index.refresh_ref_docs([hiding]) for _ in range(2)] == [[True], [False]]
+        [found] = index.as_retriever().retrieve("toner")
+        assert found.node.next_node is not None and found.node.next_node.node_id == "next"
+        assert _prompt(index) == "file_path: a.pdf\n\nToner"
+        index.insert(_document("a.pdf", ["file_path"]))
+        assert _prompt(index) == "owner: owner of a.pdf\n\nToner"
+
+
+def test_what_one_copy_hides_is_hidden_whichever_copy_is_shown(encoder: MultiVectorEncoder) -> None:
+    copies = [_document("a.pdf", ["owner"]), _document("b.pdf", [])]
+    with ColPaliIndex.from_documents(copies, encoder) as index:
+        for name in ("a.pdf", "b.pdf"):
+            shown = _prompt(index, MetadataFilters(filters=[_filter("file_path", F.EQ, name)]))
+            assert shown == f"file_path: {name}\n\nToner"
+        assert index.refresh_ref_docs(copies) == [False, False]
+        index.delete_file("b.pdf")
+        assert _prompt(index) == "file_path: a.pdf\n\nToner"
+
+
+def test_a_node_inserted_again_belongs_to_the_document_that_it_names_now(encoder: MultiVectorEncoder) -> None:
+    with ColPaliIndex.from_documents([], encoder) as index:
+        for name in ("old", "new"):
+            source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=name)}
+            index.insert_nodes([TextNode(id_="page", text="Toner", relationships=source)])
+        index.delete_ref_doc("old")
+        assert _ids(index.as_retriever()) == ["page"]
+        index.delete_ref_doc("new")
+        assert _ids(index.as_retriever()) == []

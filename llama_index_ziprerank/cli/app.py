@@ -39,7 +39,10 @@ def app(
         for file in files or []:
             with err.status(f"indexing {file}") as status:
                 desk.add(file, partial(_show, status, file))
-        page = serve(desk, port, in_browser=browser)
+        try:
+            page = serve(desk, port, in_browser=browser)
+        except OSError as error:  # gradio's own advice is for Python
+            raise OSError(f"Port {port or '7860 to 7959'} is taken. Pass another one with --port.") from error
         out.print(f"The page is at {page.local_url} (Ctrl-C ends it).", soft_wrap=True)
         page.block_thread()
 

@@ -53,7 +53,9 @@ def bench(
         int, typer.Option(metavar="N", min=1, help="Times that a run is tried when other programs are at work.")
     ] = 1,
     seed: Annotated[int, typer.Option(metavar="N", help="For weights and pages.")] = 0,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for bench.json and bench.png.")] = RESULTS,
+    to: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for bench.json and bench.png.")
+    ] = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a question costs: the paper's way, generation, page by page, and ours.

@@ -33,8 +33,8 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_json(values: object) -> None:
-    """Print one JSON document, and nothing else, on stdout."""
-    out.print_json(data=values, ensure_ascii=False)
+    """Print one JSON document, and nothing else, on stdout: no colours, which FORCE_COLOR would put in a pipe."""
+    out.print_json(data=values, ensure_ascii=False, highlight=False)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, err, hide_weight_bars, out, print_json, track
+from llama_index_ziprerank.cli.console import AsJson, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.scores import print_tables
 
 NOTES = """\
 same order, same first: lists. tau: rank correlation, 1 is the same order. logits: largest change of a page's logit
@@ -45,6 +46,7 @@ def drift(
     table = Table("", box=None)
     for column in ("same order", "same first", "tau", "logits", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.columns[0].no_wrap = True
     for row in report.rows:
         table.add_row(
             row.option,
@@ -54,7 +56,7 @@ def drift(
             f"{row.logits:.2g} of {row.spread:.2g}",
             f"{row.seconds:.2f}",
         )
-    out.print(table, crop=False)
+    print_tables(table)
     err.print(
         f"{model}, {lists} lists of {length} of {len(read)} pages, {len(asked)} questions. "
         f"{100 * report.blank:.0f} % of the pages' visual tokens are blank. {NOTES}",

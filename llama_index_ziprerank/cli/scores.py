@@ -21,7 +21,9 @@ Retriever = Annotated[str, typer.Option(metavar="NAME", help="First-stage model.
 Queries = Annotated[int | None, typer.Option(metavar="N", min=1, help="Queries drawn  [default: all]")]
 TopK = Annotated[int, typer.Option(metavar="N", min=1, help="First pages that are reranked.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="For the draws.")]
-To = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results; a second run continues there.")]
+To = Annotated[
+    Path, typer.Option(metavar="DIR", file_okay=False, help="Folder of the results; a second run continues there.")
+]
 
 
 @contextmanager

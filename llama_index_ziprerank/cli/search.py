@@ -135,7 +135,9 @@ def ask(
             check_target(target)
     hide_weight_bars()
     from llama_index_ziprerank import ZipRerankPostprocessor
+    from llama_index_ziprerank.reranking.pruning import check_pruning
 
+    check_pruning(keep_ratio, pruning)  # the postprocessor's own check speaks pydantic
     reranker = ZipRerankPostprocessor(
         model=model, top_n=top_n, keep_ratio=keep_ratio, pruning=pruning, first_stage_weight=first_stage_weight
     )

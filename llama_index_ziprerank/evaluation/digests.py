@@ -1,8 +1,10 @@
 """What tells files and checkpoints of one name apart: results stand under names, whose content may change."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llama_index_ziprerank.checkpoints import resolve_reranker, resolve_retriever
 
@@ -19,13 +21,19 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def content_digest(*values: Any) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def checkpoint_digests(*, reranker: str, retriever: str) -> Mapping[str, str]:
     """Name what lies in the folders of both checkpoints, to be kept beside results; what is no folder is left out."""
     folders = {"reranker": Path(resolve_reranker(reranker)), "retriever": Path(resolve_retriever(retriever))}
-    return {stage: _folder_digest(folder) for stage, folder in folders.items() if folder.is_dir()}
+    return {stage: folder_digest(folder) for stage, folder in folders.items() if folder.is_dir()}
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
+    """Return the first 16 hexadecimal digits of a SHA-256 of what makes the checkpoint in a folder what it is."""
     files = sorted(path for part in _PARTS for path in folder.glob(part))
     told = "".join(f"{path.name} {file_digest(path)}\n" for path in files)
     return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -82,13 +82,15 @@ class ResultsFile(Generic[RowT]):
         opening = json.loads(json.dumps({"settings": dict(settings)}))
         rows = read_jsonl(path) if path.exists() else []
         if rows and rows[0] != opening:
+            changes = _changes(rows[0].get("settings", {}), opening["settings"])
             raise ValueError(
-                f"{path} holds results of other settings: {json.dumps(rows[0])}. Name another folder, or remove it."
+                f"{path} holds results of other settings ({changes}). Name another folder, or empty this one."
             )
         try:
-            self.results = [row(**found) for found in rows[1:]]
+            found = [row(**values) for values in rows[1:]]
         except TypeError as error:
             raise ValueError(f"{path} was written by another version ({error}). Remove it.") from error
+        self.results = list({result.query_id: result for result in found}.values())  # two processes may have added one
         write_jsonl(path, rows or [opening])  # without the line that an interruption may have cut off
 
     def add(self, result: RowT) -> None:
@@ -99,6 +101,12 @@ class ResultsFile(Generic[RowT]):
     def query_ids(self) -> set[str]:
         """Return the queries that are done."""
         return {result.query_id for result in self.results}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name the settings that differ, with both values."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {json.dumps(before.get(name))}, now {json.dumps(now.get(name))}" for name in names)
 
 
 def is_complete(manual: str, results: Sequence[QueryResult]) -> bool:

@@ -1,12 +1,11 @@
 """What a data set showed of a retriever and its postprocessors: kept question by question, summed up with intervals."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llama_index_ziprerank.evaluation.digests import content_digest
 from llama_index_ziprerank.evaluation.results import FIRST_STAGE, RERANKED, ResultsFile, Score, Summary
 from llama_index_ziprerank.evaluation.retrieval_dataset import RetrievalDataset
 from llama_index_ziprerank.evaluation.runs import measure, without_space, write_qrels, write_run
@@ -87,11 +86,10 @@ def results_file(
     if to is None:
         return None
     Path(to).mkdir(parents=True, exist_ok=True)
-    content = json.dumps([dataset.queries, dataset.qrels], sort_keys=True)
     settings = {
         "name": name,
         "pipeline": [dict(step) for step in steps],
-        "data set": hashlib.sha256(content.encode()).hexdigest()[:16],
+        "data set": content_digest(dataset.queries, dataset.qrels),
     }
     return ResultsFile(Path(to) / "results.jsonl", settings, QuestionResult)
 

@@ -8,6 +8,7 @@ Metrics come from ir_measures.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,10 +34,13 @@ def measure(qrels: Qrels, run: Run, metrics: Sequence[str] = METRICS) -> dict[st
         ValueError: for an unknown metric, or a run that names a page twice.
     """
     scored = {query: _descending_scores(pages) for query, pages in run.items() if query in qrels}
-    names = {parse_metric(name): name for name in metrics}
     values = {name: dict.fromkeys(qrels, 0.0) for name in metrics}
-    for found in ir_measures.iter_calc(list(names), {query: dict(pages) for query, pages in qrels.items()}, scored):
-        values[names[found.measure]][found.query_id] = float(found.value)
+    spellings: dict[ir_measures.measures.Measure, list[str]] = defaultdict(list)
+    for name in values:
+        spellings[parse_metric(name)].append(name)
+    for found in ir_measures.iter_calc(list(spellings), {query: dict(pages) for query, pages in qrels.items()}, scored):
+        for name in spellings[found.measure]:
+            values[name][found.query_id] = float(found.value)
     return values
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llama_index_ziprerank.evaluation.digests import checkpoint_digests
+from llama_index_ziprerank.evaluation.digests import checkpoint_digests, content_digest
 from llama_index_ziprerank.evaluation.first_stage import FirstStage, HeadReranker, RerankSettings
 from llama_index_ziprerank.evaluation.image_sets import ImageSet
 from llama_index_ziprerank.evaluation.results import FIRST_STAGE, RERANKED, ResultsFile, Score, Summary
@@ -54,14 +54,20 @@ def evaluate_image_set(
     """Measure on one set; results, qrels and runs are written into `to`.
 
     Raises:
-        ValueError: when `to` holds results of other settings.
+        ValueError: when `to` holds results of other settings, or of a set that has changed since.
         PageError: when an image cannot be read.
     """
     to.mkdir(parents=True, exist_ok=True)
-    weights = checkpoint_digests(reranker=settings.rerank.model, retriever=settings.retriever)
-    file = ResultsFile(to / "results.jsonl", {**asdict(settings), "weights": weights}, ImageSetResult)
+    path, run_path = to / "results.jsonl", to / f"{FIRST_STAGE}.jsonl"
+    if not path.exists():  # then nothing says what made the run
+        run_path.unlink(missing_ok=True)
+    told = {
+        **asdict(settings),
+        "weights": checkpoint_digests(reranker=settings.rerank.model, retriever=settings.retriever),
+        "data set": content_digest(image_set.queries, image_set.qrels, list(image_set.images)),
+    }
+    file = ResultsFile(path, told, ImageSetResult)
     asked = _drawn(image_set, settings)
-    run_path = to / f"{FIRST_STAGE}.jsonl"
     if not run_path.exists():
         images = track(image_set.pages(), f"{image_set.name}: first stage", len(image_set.images))
         queries = {query: image_set.queries[query] for query in asked}

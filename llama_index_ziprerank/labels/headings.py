@@ -73,7 +73,8 @@ def read_outline(path: Path) -> list[Heading]:
 def verified_headings(outline: Sequence[Heading], texts: Sequence[str], listings: Set[int]) -> list[Heading]:
     """Return the headings that ask for one certain page, by the rules above, without their numbers.
 
-    `texts[i]` is the text of page i + 1; `listings` are the pages that are no candidates.
+    `texts[i]` is the text of page i + 1, of pages behind the last one none is known; `listings` are the pages that are
+    no candidates.
     """
     pages_of: dict[str, set[int]] = defaultdict(set)
     spelled: dict[str, str] = {}
@@ -86,7 +87,7 @@ def verified_headings(outline: Sequence[Heading], texts: Sequence[str], listings
         for key, pages in pages_of.items()
         if len(pages) == 1
         for page in pages
-        if page not in listings and is_a_question(key) and stands_on(key, texts[page - 1])
+        if page <= len(texts) and page not in listings and is_a_question(key) and stands_on(key, texts[page - 1])
     ]
 
 

@@ -50,7 +50,7 @@ def find_index_terms(texts: Sequence[str], printed: Sequence[str], listings: Set
     for term, numbers in entries.items():
         pages = [to_page(number) for number in numbers]
         common = sum(_on(term, found) for found in vocabulary.values()) > max(MOST_PAGES, MOST_SHARE * len(vocabulary))
-        if len(pages) <= MOST_PAGES and not common and all(verified(term, page) for page in pages):
+        if 1 <= len(pages) <= MOST_PAGES and not common and all(verified(term, page) for page in pages):
             terms.append((term, tuple(sorted(page for page in pages if page is not None))))
     return terms
 
@@ -82,7 +82,8 @@ def _whole_lines(text: str) -> Iterator[str]:
 def _expanded(numbers: str) -> Iterator[int]:
     for part in numbers.split(","):
         first, _, last = re.sub(r"\s", "", part).replace("–", "-").partition("-")
-        yield from range(int(first), min(int(last or first), int(first) + MOST_PAGES) + 1)
+        last = first[: max(0, len(first) - len(last))] + last  # 123–5 means 123–125, and 123 alone 123–123
+        yield from range(int(first), min(int(last), int(first) + MOST_PAGES) + 1)
 
 
 def _best_numbering(

@@ -94,10 +94,10 @@ def encode_png(image: Image.Image) -> bytes:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return `image` as upright 8-bit RGB; the same object when it already is.
 
-    The EXIF orientation is applied, transparency is laid over white, 16-bit grey keeps its upper 8 bits, and
-    floating-point grey is stretched from its own minimum and maximum.
+    The EXIF orientation is applied where it can be read, transparency is laid over white, 16-bit grey keeps its upper
+    8 bits, and floating-point grey is stretched from its own minimum and maximum.
     """
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
@@ -113,6 +113,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", alpha.size, _WHITE)
     canvas.paste(alpha, mask=alpha.getchannel("A"))
     return canvas
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGED:  # damage beside the picture, which viewers show
+        return 1
 
 
 def fit_within(image: Image.Image, side: int) -> Image.Image:

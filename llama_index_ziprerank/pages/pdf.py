@@ -27,7 +27,7 @@ from llama_index_ziprerank.pages.page import (
     PageWarning,
     encodable,
 )
-from llama_index_ziprerank.pages.poppler import PdfFile, PdfInfo, inspect, page_picture, page_text
+from llama_index_ziprerank.pages.poppler import PdfFile, PdfInfo, page_picture, page_text, unlocked
 
 OnError = Literal["raise", "skip"]
 
@@ -85,7 +85,7 @@ def read_pages(
     name = encodable(shown_as or str(path))
     pdf = PdfFile(Path(path).absolute(), name, password, Bounds(timeout, max_memory))
     look = first_look(pdf)
-    info = inspect(pdf, max_pages=max_pages)
+    pdf, info = unlocked(pdf, max_pages=max_pages)
     return _pages(pdf, info, look, _Choices(dpi, max_side, on_error, file_timeout))
 
 
@@ -93,7 +93,8 @@ def count_pages(path: str | Path, *, max_pages: int = MAX_PAGES, password: str |
     """Open a PDF as `read_pages` does, and return how many pages it has; arguments and errors as there."""
     pdf = PdfFile(Path(path).absolute(), encodable(str(path)), password, _BOUNDS)
     first_look(pdf)
-    return inspect(pdf, max_pages=max_pages).page_count
+    _, info = unlocked(pdf, max_pages=max_pages)
+    return info.page_count
 
 
 def _check_choices(on_error: OnError, **numbers: float) -> None:

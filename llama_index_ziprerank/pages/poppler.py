@@ -5,9 +5,10 @@ come with its complaints, and `pdf.py` judges them. pdftoppm is called here and 
 neither its memory nor the time of the pdfinfo that it runs before each page.
 """
 
+import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -33,6 +34,8 @@ class PdfFile:
     password: str | None
     bounds: Bounds
     """What one program may take for one page."""
+    encoding: str = "utf-8"
+    """Of the password: UTF-8 by PDF 2.0, Latin-1 (nearly) before."""
 
     def broken(self, number: int, reason: str) -> BrokenPageError:
         """Make the error that says why page `number` is of no use."""
@@ -49,6 +52,31 @@ class PdfInfo:
     no entry, or 0 x 0; an unreadable box counts as US Letter."""
     complaints: frozenset[str]
     """About the file as a whole; poppler repeats them for every page."""
+
+
+def unlocked(pdf: PdfFile, *, max_pages: int) -> tuple[PdfFile, PdfInfo]:
+    """Open the file as `inspect` does; return it with the password in the encoding that opens it, or without.
+
+    A PDF that anyone may read, and its owner alone may change, is opened by no password as well as by the owner's.
+    """
+    try:
+        return pdf, inspect(pdf, max_pages=max_pages)
+    except PasswordError as error:
+        for other in _other_ways(pdf):
+            try:
+                return other, inspect(other, max_pages=max_pages)
+            except PasswordError:
+                continue
+        raise error
+
+
+def _other_ways(pdf: PdfFile) -> list[PdfFile]:
+    if not pdf.password:
+        return []
+    ways = [replace(pdf, password=None)]
+    if not pdf.password.isascii() and all(ord(letter) < 256 for letter in pdf.password):
+        ways.append(replace(pdf, encoding="latin-1"))
+    return ways
 
 
 def inspect(pdf: PdfFile, *, max_pages: int) -> PdfInfo:
@@ -120,7 +148,8 @@ def _run(pdf: PdfFile, program: str, *arguments: str, most_output: int = _MOST_O
     found = shutil.which(program)
     if found is None:
         raise _poppler_missing(pdf)
-    passwords = ("-upw", pdf.password, "-opw", pdf.password) if pdf.password else ()
+    password = os.fsdecode(pdf.password.encode(pdf.encoding, "surrogateescape")) if pdf.password else None
+    passwords = ("-upw", password, "-opw", password) if password else ()
     return run_bounded([found, *passwords, *arguments], pdf.bounds, most_output=most_output)
 
 

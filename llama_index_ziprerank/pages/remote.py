@@ -10,8 +10,9 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from string import punctuation
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
 
@@ -54,15 +55,17 @@ class RemoteImages:
         try:
             with httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=network) as pool:
                 for _ in range(self.max_redirects + 1):
-                    _check_url(here)
+                    here = _checked_url(here)
                     with pool.stream("GET", here, headers=_HEADERS, extensions={"timeout": self._timeouts()}) as answer:
                         headers = {name.decode("latin-1").lower(): v.decode("latin-1") for name, v in answer.headers}
                         if answer.status not in _REDIRECTS or "location" not in headers:
                             return self._body(answer, headers)
-                        here = urljoin(here, headers["location"])
+                        here = urljoin(here, _ascii(headers["location"], "latin-1"))
         except (httpcore.TimeoutException, TimeoutError) as error:
             raise PageError(f"{_shown(url)}: no image within {self.timeout:g} seconds.") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, OSError, UnicodeError) as error:
+        except PageError:
+            raise
+        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, OSError, ValueError) as error:
             raise PageError(f"{_shown(url)}: cannot be fetched ({error or type(error).__name__}).") from error
         raise PageError(f"{_shown(url)}: more than {self.max_redirects} redirects.")
 
@@ -115,11 +118,11 @@ class _CheckedNetwork(httpcore.NetworkBackend):
                     f"{host} is {address}, which is no public address. Download the image and give its path."
                 )
         failure: Exception = OSError(f"{host} has no address")
-        for address in addresses:
+        for tried, address in enumerate(addresses):
+            share = _left(self._deadline) / (len(addresses) - tried)  # one that never answers leaves time for the next
             try:
-                stream = self._network.connect_tcp(address, port, _left(self._deadline), local_address)
-                return _TimedStream(stream, self._deadline)
-            except httpcore.ConnectError as error:
+                return _TimedStream(self._network.connect_tcp(address, port, share, local_address), self._deadline)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
 
@@ -167,7 +170,14 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _check_url(url: str) -> None:
+def _ascii(url: str, encoding: str = "utf-8") -> str:
+    """Return a URL as requests carry it (RFC 3987, 3.1): spaces and letters beyond ASCII as percent-encoded bytes."""
+    return quote(url, safe=punctuation, encoding=encoding)
+
+
+def _checked_url(url: str) -> str:
+    """Return the URL in ASCII, when it may be fetched."""
+    url = _ascii(url)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise PageError(f"{_shown(url)}: images are fetched by http and https only.")
@@ -179,9 +189,13 @@ def _check_url(url: str) -> None:
         raise PageError(f"{_shown(url)}: there is no port 0.")
     if parts.username is not None or parts.password is not None:
         raise PageError(f"{_shown(url)}: a URL with a user or a password is not fetched.")
+    return url
 
 
 def _shown(url: str) -> str:
     """Return the URL for a message: without credentials, and without its query, where tokens stand."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "A malformed URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:200]

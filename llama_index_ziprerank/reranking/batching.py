@@ -134,8 +134,12 @@ class Batcher:
             with self._change:  # only a call that was interrupted is still there
                 self._waiting = [other for other in self._waiting if other is not call]
                 self._running = [other for other in self._running if other is not call]
-        if call.error is not None:
-            raise call.error
+        error, call.error = call.error, None  # it holds the frames that it passed, and these the call
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or this frame would hold it, and with it tensors, until the garbage collector runs
         return call.answer
 
     def _lead(self, own: _Call) -> None:

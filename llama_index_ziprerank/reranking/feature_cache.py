@@ -137,10 +137,10 @@ class FeatureCache:
             return
         unfinished = self.folder / "unfinished"
         try:
+            features.write(self._path(name), "/".join(name), unfinished)
             if not self._is_swept:
                 _sweep(unfinished)
                 self._is_swept = True
-            features.write(self._path(name), "/".join(name), unfinished)
         except OSError as error:
             self._is_writable = False
             _log.warning("Page features are no longer written to %s, but kept in memory: %s", self.folder, error)
@@ -217,8 +217,7 @@ def fill_cache(
 
 
 def _sweep(unfinished: Path) -> None:
-    """Make the folder of files in the making, and remove those whose writer was killed."""
-    unfinished.mkdir(parents=True, exist_ok=True)
+    """Remove files in the making whose writer was killed."""
     for file in unfinished.iterdir():
         try:
             if time.time() - file.stat().st_mtime > _HOUR:

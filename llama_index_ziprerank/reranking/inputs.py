@@ -5,6 +5,7 @@ tokens of a page; the vision tower reads ``merge**2 * P`` patches of it (``merge
 """
 
 import re
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,11 +111,19 @@ def _cut(processor: Qwen3VLProcessor, image: Image.Image, **otherwise: Any) -> t
     return prepared["pixel_values"], tuple(prepared["image_grid_thw"][0].tolist())
 
 
+_tokenizing = threading.Lock()
+"""A tokenizer keeps, for all threads, how it was asked last: whether special tokens in a text count as such."""
+
+
 def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequence[Grid]) -> RankingPrompt:
     """Write the prompt for pages of which only the sizes are needed: their features may come from elsewhere."""
     query = readable_question(query)
     check_query(query)
-    ids, query_ids = _encode_chat(processor.tokenizer, _render_chat(processor, len(grids)), query)
+    rendered = _render_chat(processor, len(grids))
+    with _tokenizing:
+        ids, query_ids = _encode_chat(processor.tokenizer, rendered, query)
+        opening = single_token_id(processor.tokenizer, ANSWER_OPENING)
+        identifier_ids = identifier_token_ids(processor.tokenizer, len(grids))
     image_id = processor.image_token_id
     if ids.count(image_id) != len(grids):
         raise ValueError(
@@ -124,7 +133,7 @@ def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequenc
     markers = {image_id, processor.vision_start_token_id, processor.vision_end_token_id}
     grid = torch.tensor(grids)  # (N, 3)
     counts = grid.prod(dim=1) // processor.image_processor.merge_size**2
-    input_ids = torch.tensor([*ids, single_token_id(processor.tokenizer, ANSWER_OPENING)])
+    input_ids = torch.tensor([*ids, opening])
     repeats = torch.ones_like(input_ids).masked_scatter(input_ids == image_id, counts)
     input_ids = input_ids.repeat_interleave(repeats)
     return RankingPrompt(
@@ -134,7 +143,7 @@ def build_ranking_prompt(processor: Qwen3VLProcessor, query: str, grids: Sequenc
         visual_counts=tuple(counts.tolist()),
         text_ids=torch.tensor([i for i in ids[: ids.index(image_id)] if i not in markers]),
         query_ids=torch.tensor(query_ids, dtype=torch.int64),
-        identifier_ids=identifier_token_ids(processor.tokenizer, len(grids)),
+        identifier_ids=identifier_ids,
     )
 
 

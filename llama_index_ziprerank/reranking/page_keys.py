@@ -78,12 +78,17 @@ def page_digest(page: PageSource) -> str:
 
 
 def visual_tokens(processor: Qwen3VLProcessor, page: PageSource) -> int:
-    """Count the visual tokens of a page without decoding it."""
-    if isinstance(page, PageFile):
-        with Image.open(BytesIO(page.content)) as image:
-            size = image.size
-    else:
-        size = page.size
-    width, height = fit_within(Image.new("1", size), MAX_SIDE).size  # one bit a pixel: as large as the page would be
+    """Count the visual tokens of a page without decoding it; what is wrong with its file is said as in decoding."""
+    width, height = fit_within(Image.new("1", _size(page)), MAX_SIDE).size  # the fewest bytes a pixel
     images = processor.image_processor
     return images.get_number_of_image_patches(height, width) // images.merge_size**2
+
+
+def _size(page: PageSource) -> tuple[int, int]:
+    if isinstance(page, Image.Image):
+        return page.size
+    try:
+        with Image.open(BytesIO(page.content)) as image:
+            return image.size
+    except (OSError, Image.DecompressionBombError):
+        return page.image().size  # whose error says which page it is

@@ -1,14 +1,14 @@
 """`ListwiseReranker`: a query and its candidate pages in, a `Ranking` out."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from llama_index_ziprerank.reranking.batching import Batcher, OutOfMemoryError, Steps
+from llama_index_ziprerank.reranking.batching import Answer, Batcher, OutOfMemoryError, Steps
 from llama_index_ziprerank.reranking.feature_cache import DiskCost, FeatureCache, cached_features, fill_cache
 from llama_index_ziprerank.reranking.features import PageFeatures, prepared_ahead, stream_page_features
 from llama_index_ziprerank.reranking.inputs import PagePatches, prepare_page
@@ -54,6 +54,7 @@ class ListwiseReranker:
         self.cache = cache
         self.skip_blank = skip_blank
         self._turn = threading.Lock()
+        self._filling = threading.Lock()
         self._batcher = Batcher(
             lambda windows: identifier_logits(self.model, windows),
             self._turn,
@@ -98,9 +99,18 @@ class ListwiseReranker:
         return cls(model, processor, name_or_path, cache=cache, skip_blank=skip_blank, batch_tokens=batch_tokens)
 
     def encode_pages(self, images: Sequence[PageSource]) -> list[PageFeatures]:
-        """Run the vision tower once for pages that several queries will ask about; `rerank` takes the outcome."""
-        with self._turn:
+        """Run the vision tower once for pages that several queries will ask about; `rerank` takes the outcome.
+
+        Raises:
+            ValueError: for an image that the model cannot read.
+            RerankMemoryError: when the device runs out of memory, with this call alone on it.
+        """
+
+        def start() -> Steps[list[PageFeatures]]:
+            yield from ()  # no window
             return self._features(images)
+
+        return self._run(start, f"{len(images)} pages", "Pass fewer at a time")
 
     @cached_property
     def cache_key(self) -> CheckpointKey:
@@ -118,14 +128,14 @@ class ListwiseReranker:
     def cache_pages(self, images: Iterable[PageSource]) -> int:
         """Put the features of pages into the cache that it lacks; return how many these were.
 
-        Pages are read as they are needed, so the list may be longer than memory.
+        Pages are read as they are needed, so the list may be longer than memory. Calls that wait are let in between.
 
         Raises:
             ValueError: when there is no cache.
         """
         cache = self._cache()
-        with self._turn:
-            return fill_cache(cache, self.cache_key, images, self._look)
+        with self._filling:  # of two calls for the same pages, the second finds what the first has made
+            return fill_cache(cache, self.cache_key, images, self._look_by_turns)
 
     def rerank(
         self,
@@ -182,14 +192,19 @@ class ListwiseReranker:
         def start() -> Steps[Ranking]:
             return ranking_steps(self.model, self.processor, query, self._features(images), options, first_stage)
 
+        request = f"{len(images)} pages, {window} in a window, keep_ratio {keep_ratio}"
+        return self._run(start, request, "Lower keep_ratio or window", cancelled)
+
+    def _run(
+        self, start: Callable[[], Steps[Answer]], request: str, advice: str, cancelled: threading.Event | None = None
+    ) -> Answer:
         try:
             return self._batcher.run(start, cancelled)
         except OutOfMemoryError as error:
             reason = str(error)
         raise RerankMemoryError(  # outside the handler, so that no traceback keeps the tensors alive
-            f"Out of memory on {self.model.device} ({self.model.dtype}) with {len(images)} pages, {window} in a "
-            f"window, keep_ratio {keep_ratio}. Lower keep_ratio or window, or load with dtype='bfloat16'. "
-            f"The device said: {reason}"
+            f"Out of memory on {self.model.device} ({self.model.dtype}) with {request}. {advice}, or load with "
+            f"dtype='bfloat16'. The device said: {reason}"
         )
 
     def _features(self, pages: Sequence[PageSource | PageFeatures]) -> list[PageFeatures]:
@@ -204,6 +219,16 @@ class ListwiseReranker:
         """Run the vision tower over pages, each with its place in the given list."""
         ready = map(_loaded, pages)  # one picture given twice must not be read by two threads
         return stream_page_features(self.model, prepared_ahead(self._prepare, ready), skip_blank=self.skip_blank)
+
+    def _look_by_turns(self, pages: Iterable[tuple[int, PageSource]]) -> Iterator[PageFeatures]:
+        """Do the same for a list of any length, leaving the model to calls that wait between two pages."""
+        features = self._look(pages)
+        while True:
+            with self._turn:
+                page = next(features, None)
+            if page is None:
+                return
+            yield page
 
     def _prepare(self, page: tuple[int, PageSource]) -> PagePatches:
         i, source = page

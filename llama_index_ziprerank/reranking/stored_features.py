@@ -89,10 +89,11 @@ class StoredRows:
         """Convert (P, ..., D) features to memory of their own. float16 holds ±65,504: larger numbers become that."""
         kind = TORCH_TYPES[stored]
         if kind != torch.int8:
+            values = rows.to(kind, copy=True).contiguous()
             limit = torch.finfo(kind).max
             if torch.finfo(rows.dtype).max > limit:
-                rows = rows.clamp(-limit, limit)
-            return cls(rows.to(kind, copy=True).contiguous())
+                values.clamp_(-limit, limit)  # in the stored type: bfloat16 would round the limit itself upwards
+            return cls(values)
         mean = rows.to(_MEAN).mean(dim=0)  # (..., D)
         groups = (rows - mean).unflatten(-1, (-1, _group(rows.shape[-1])))  # (P, ..., D / G, G)
         scales = (groups.abs().amax(dim=-1) / 127).clamp_min(torch.finfo(_SCALE).tiny).to(_SCALE)
@@ -158,7 +159,8 @@ class StoredFeatures:
         Raises:
             OSError: when the folder cannot be written to.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (path.parent, unfinished):  # each time: someone may have emptied the cache
+            folder.mkdir(parents=True, exist_ok=True)
         part = unfinished / f"{path.name}.{secrets.token_hex(8)}"
         metadata = {"format": FORMAT, "name": name, "grid": " ".join(map(str, self.grid))}
         try:

@@ -20,6 +20,8 @@ from llama_index_ziprerank.retrieval.store import PageRecord, Range, StoredPage,
 
 _SETTINGS = "edge_config.json"
 _LOCKED = "WouldBlock"  # how Qdrant Edge reports that somebody else holds the write-ahead log
+_NOT_READY = "Shard is not initialized"  # how it reports that another thread has closed the store meanwhile
+_CHANGES_A_FLUSH = 256  # of one page each: the log stays below some 200 MB, and a flush takes 30 ms
 _ROOM_TO_OPEN = 16_000_000  # bytes, beside the files' holes: the log is written again where it was not flushed
 _ROOM_TO_DELETE = 8_000_000  # little, so that a full disk can still be emptied
 _ROOM_TO_ADD = 96_000_000  # beside pages and holes: two files of 32 MB may be begun, and opening again takes the rest
@@ -40,6 +42,7 @@ class EdgeStore(PointStore):
         self.words = _EdgeWords()
         self._shard: qdrant.EdgeShard | None = None
         self._has_garbage = False
+        self._unflushed = 0
         settings = self.path / _SETTINGS
         if holds_store(self.path):
             check_room(self.path, _ROOM_TO_OPEN + _holes(self.path))
@@ -60,39 +63,55 @@ class EdgeStore(PointStore):
 
     def close(self) -> None:
         """See ``PageStore.close``."""
-        if self._shard is not None:
-            self._shard.flush()
-            if self._has_garbage and shutil.disk_usage(self.path).free > _ROOM_TO_ADD + _size_on_disk(self.path):
-                self._shard.optimize()  # reclaims the room of deleted pages once there are many
-            self._shard.close()
-        self._shard, self._closed = None, True
+        self._closed = True
+        shard, self._shard = self._shard, None
+        if shard is None:
+            return
+        with self._errors():
+            try:
+                shard.flush()
+                if self._has_garbage and shutil.disk_usage(self.path).free > _ROOM_TO_ADD + _size_on_disk(self.path):
+                    shard.optimize()  # reclaims the room of deleted pages once there are many
+            finally:
+                shard.close()
 
     def _name(self) -> str:
         return f"The store {self.path}"
 
     def _open_shard(self) -> qdrant.EdgeShard:
-        if self._shard is None:
+        shard = self._shard
+        if shard is None:
+            self._check_open()
             raise StoreError(f"{self._name()} is empty.")
-        return self._shard
+        return shard
 
     def _upsert(self, records: Sequence[PageRecord], width: int) -> None:
         size = sum(record.vectors.nbytes for record in records)
         check_room(self.path, _ROOM_TO_ADD + _holes(self.path) + 3 * size)
-        shard = self._shard or self._create(width)
+        if self._shard is None:
+            self._create(width)
         points = [
             qdrant.Point(point_id(record.id), _as_vectors(record.vectors), point_payload(record)) for record in records
         ]
-        shard.update(qdrant.UpdateOperation.upsert_points(points))
+        self._change(qdrant.UpdateOperation.upsert_points(points))
 
     def _overwrite(self, page: StoredPage) -> None:
         check_room(self.path, _ROOM_TO_DELETE)
-        operation = qdrant.UpdateOperation.overwrite_payload([point_id(page.id)], point_payload(page))
-        self._open_shard().update(operation)
+        self._change(qdrant.UpdateOperation.overwrite_payload([point_id(page.id)], point_payload(page)))
 
-    def _delete(self, where: Condition) -> None:
+    def _delete(self, ids: Sequence[str]) -> None:
         check_room(self.path, _ROOM_TO_DELETE)
-        self._open_shard().update(qdrant.UpdateOperation.delete_points_by_filter(where))
+        self._change(qdrant.UpdateOperation.delete_points([point_id(name) for name in ids]))
         self._has_garbage = True
+
+    def _change(self, operation: qdrant.UpdateOperation) -> None:
+        """Write an operation; the log forgets it at a flush, else it would come to hold all vectors once more."""
+        shard = self._open_shard()
+        shard.update(operation)
+        self._unflushed += 1
+        if self._unflushed >= _CHANGES_A_FLUSH:
+            shard.flush()
+            self._unflushed = 0
 
     def _query(self, query: Vectors, top_k: int, where: Condition | None) -> Sequence[qdrant.ScoredPoint]:
         request = qdrant.QueryRequest(
@@ -114,7 +133,7 @@ class EdgeStore(PointStore):
     def _count(self, where: Condition | None) -> int:
         return self._open_shard().count(qdrant.CountRequest(exact=True, filter=where))
 
-    def _create(self, width: int) -> qdrant.EdgeShard:
+    def _create(self, width: int) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         vectors = qdrant.EdgeVectorParams(
             size=width,
@@ -123,7 +142,6 @@ class EdgeStore(PointStore):
             hnsw_config=qdrant.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),  # m=0: no graph is built
         )
         self._shard = qdrant.EdgeShard.create(str(self.path), qdrant.EdgeConfig(vectors=vectors))
-        return self._shard
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -134,6 +152,8 @@ class EdgeStore(PointStore):
         except StoreError:
             raise
         except Exception as error:
+            if _NOT_READY in str(error):
+                self._check_open()
             if _LOCKED in str(error):
                 raise StoreError(
                     f"The store {self.path} is open elsewhere (in another process or another index object). "
@@ -159,7 +179,10 @@ class _EdgeWords:
     def none(self, conditions: list[Condition]) -> Condition:
         return qdrant.Filter(must_not=conditions)
 
-    def equals(self, path: str, value: str | int) -> Condition:
+    def any_of(self, path: str, values: list[str]) -> Condition:
+        return qdrant.FieldCondition(path, match=qdrant.MatchAny(values))
+
+    def equals(self, path: str, value: int) -> Condition:
         return qdrant.FieldCondition(path, match=qdrant.MatchValue(value))
 
     def within(self, path: str, bounds: Range) -> Condition:

@@ -151,9 +151,12 @@ class IndexFolder:
             (self.images / checked_image_name(name)).unlink(missing_ok=True)
 
     def sweep(self, kept: set[str | None]) -> None:
-        """Remove what a killed process left: images other than ``kept``, and halves of files."""
+        """Remove what a killed process left: images other than ``kept``, and halves of files.
+
+        Folders stay: file managers and servers put their own (``@eaDir``) beside images.
+        """
         for file in (*self.images.iterdir(), *self.path.glob(f"*{_PART}")):
-            if file.name not in kept:
+            if file.name not in kept and not file.is_dir():
                 file.unlink()
 
     def copy_images_to(self, other: "IndexFolder") -> None:

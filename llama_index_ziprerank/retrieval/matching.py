@@ -14,6 +14,7 @@ from llama_index_ziprerank.retrieval.store import (
     Range,
     Scalar,
     SomeMatch,
+    as_kept,
     is_beyond_floats,
 )
 
@@ -57,7 +58,8 @@ def _equals(value: Any, wanted: Scalar) -> bool:
         return isinstance(value, str) and value == wanted
     if is_beyond_floats(wanted):
         return isinstance(value, int) and value == wanted
-    return float(value) == wanted
+    least, most = as_kept(wanted)
+    return least <= float(value) <= most
 
 
 def _is_number(value: Any) -> bool:

@@ -23,6 +23,7 @@ from llama_index_ziprerank.retrieval.store import (
     StoredPage,
     StoreError,
     Vectors,
+    as_kept,
     by_score,
     check_query,
     check_vectors,
@@ -30,8 +31,6 @@ from llama_index_ziprerank.retrieval.store import (
     json_path,
 )
 
-DOCUMENT_ID: PayloadPath = ("document_id",)
-"""Where a point keeps a record's ``document_id``, beside ``id`` and ``payload``."""
 PAGES_A_LISTING = 256
 
 Condition: TypeAlias = Any
@@ -50,8 +49,11 @@ class Words(Protocol):
     def none(self, conditions: list[Condition]) -> Condition:
         """None of them holds."""
 
-    def equals(self, path: str, value: str | int) -> Condition:
-        """The value is this string, or this integer as an integer."""
+    def any_of(self, path: str, values: list[str]) -> Condition:
+        """The value is one of these strings; looked up in a set, however many they are."""
+
+    def equals(self, path: str, value: int) -> Condition:
+        """The value is this integer, as an integer."""
 
     def within(self, path: str, bounds: Range) -> Condition:
         """The value is a number within the bounds."""
@@ -97,14 +99,13 @@ class PointStore(ABC):
             for page in pages:
                 self._overwrite(page)
 
-    def delete(self, document_ids: Sequence[str]) -> None:
+    def delete(self, ids: Sequence[str]) -> None:
         """See ``PageStore.delete``."""
         self._check_open()
-        if not document_ids or self._known_width() is None:
+        if not ids or self._known_width() is None:
             return
-        path = json_path(DOCUMENT_ID)
         with self._errors():
-            self._delete(self.words.some([self.words.equals(path, name) for name in document_ids]))
+            self._delete(ids)
 
     def search(self, query: Vectors, top_k: int, page_filter: PageFilter | None = None) -> list[Hit]:
         """See ``PageStore.search``."""
@@ -174,7 +175,7 @@ class PointStore(ABC):
     def _overwrite(self, page: StoredPage) -> None: ...
 
     @abstractmethod
-    def _delete(self, where: Condition) -> None: ...
+    def _delete(self, ids: Sequence[str]) -> None: ...
 
     @abstractmethod
     def _query(self, query: Vectors, top_k: int, where: Condition | None) -> Sequence[Any]: ...
@@ -214,7 +215,7 @@ def _translate(page_filter: PageFilter, words: Words, under: PayloadPath = ("pay
         return _some(conditions, words) if isinstance(page_filter, SomeMatch) else words.none(conditions)
     path = json_path((*under, *page_filter.path))
     if isinstance(page_filter, AnyOf):
-        return _some([_equals(path, value, words) for value in page_filter.values], words)
+        return _any_of(path, page_filter.values, words)
     if isinstance(page_filter, Range):
         return words.within(path, page_filter)
     if isinstance(page_filter, IsEmpty):
@@ -222,10 +223,17 @@ def _translate(page_filter: PageFilter, words: Words, under: PayloadPath = ("pay
     return words.element(path, _translate(page_filter.filter, words, under=()))
 
 
-def _equals(path: str, value: Scalar, words: Words) -> Condition:
-    if isinstance(value, str) or (isinstance(value, int) and is_beyond_floats(value)):
+def _any_of(path: str, values: Sequence[Scalar], words: Words) -> Condition:
+    strings = [value for value in values if isinstance(value, str)]
+    numbers = [_equals(path, value, words) for value in values if not isinstance(value, str)]
+    return _some([*numbers, words.any_of(path, strings)] if strings else numbers, words)
+
+
+def _equals(path: str, value: int | float, words: Words) -> Condition:
+    if isinstance(value, int) and is_beyond_floats(value):
         return words.equals(path, value)
-    return words.within(path, Range((), gte=value, lte=value))  # so that 3 equals 3.0
+    least, most = as_kept(value)
+    return words.within(path, Range((), gte=least, lte=most))  # so that 3 equals 3.0
 
 
 def _some(conditions: list[Condition], words: Words) -> Condition:

@@ -3,17 +3,14 @@
 ``QdrantStore(url="http://localhost:6333", collection="manuals")``. Several processes may use one collection.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from llama_index_ziprerank.retrieval.points import (
-    DOCUMENT_ID,
     PAGES_A_LISTING,
     Condition,
     PointStore,
@@ -26,11 +23,9 @@ from llama_index_ziprerank.retrieval.store import (
     StoreError,
     Vectors,
     check_vectors,
-    json_path,
     point_id,
 )
 
-_UPSERT = 8  # pages a request: a page of 1,024 vectors is about 2 MB of JSON, a server takes 32 MB
 _CONFLICT = 409  # HTTP
 
 
@@ -44,10 +39,12 @@ class QdrantStore(PointStore):
         collection: str = "ziprerank",
         api_key: str | None = None,
         client: QdrantClient | None = None,
+        timeout: int = 60,
     ) -> None:
         """Connect to ``url``, or use ``client``, which then stays the caller's to close.
 
-        ``api_key`` is handed to the client and kept nowhere else.
+        ``api_key`` is handed to the client and kept nowhere else. ``timeout``: seconds that one request to ``url`` may
+        take; a question looks at every page, and the client's own 5 s are few for many thousands.
 
         Raises:
             ValueError: unless exactly one of ``url`` and ``client`` is given, and for a user or password in ``url``,
@@ -65,7 +62,7 @@ class QdrantStore(PointStore):
         self._place = "" if url is None else f" at {url}"
         self._owned = client is None
         with self._errors():
-            self._client = client or QdrantClient(url=url, api_key=api_key, check_compatibility=False)
+            self._client = client or QdrantClient(url=url, api_key=api_key, timeout=timeout, check_compatibility=False)
             self._width = self._stored_width()
 
     def close(self) -> None:
@@ -87,16 +84,15 @@ class QdrantStore(PointStore):
     def _upsert(self, records: Sequence[PageRecord], width: int) -> None:
         if self._width is None:
             self._create(records[0], width)
-        remaining = iter(records)
-        while batch := list(islice(remaining, _UPSERT)):
-            self._client.upsert(self.collection, [_point(record) for record in batch], wait=True)
+        for record in records:  # one a request: a page of 1,280 vectors of 320 numbers is 9 MB, a server takes 32
+            self._client.upsert(self.collection, [_point(record)], wait=True)
 
     def _overwrite(self, page: StoredPage) -> None:
         points: list[Any] = [str(point_id(page.id))]
         self._client.overwrite_payload(self.collection, payload=point_payload(page), points=points, wait=True)
 
-    def _delete(self, where: Condition) -> None:
-        self._client.delete(self.collection, models.FilterSelector(filter=where), wait=True)
+    def _delete(self, ids: Sequence[str]) -> None:
+        self._client.delete(self.collection, [str(point_id(name)) for name in ids], wait=True)
 
     def _query(self, query: Vectors, top_k: int, where: Condition | None) -> Sequence[models.ScoredPoint]:
         exact = models.SearchParams(exact=True)
@@ -143,9 +139,6 @@ class QdrantStore(PointStore):
             if error.status_code != _CONFLICT:
                 raise
             check_vectors(first.id, first.vectors, self._stored_width())  # another process made it just now
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the client's in-memory mode warns that it needs no payload index
-            self._client.create_payload_index(self.collection, json_path(DOCUMENT_ID), models.PayloadSchemaType.KEYWORD)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -167,7 +160,10 @@ class _ServerWords:
     def none(self, conditions: list[Condition]) -> Condition:
         return models.Filter(must_not=conditions)
 
-    def equals(self, path: str, value: str | int) -> Condition:
+    def any_of(self, path: str, values: list[str]) -> Condition:
+        return models.FieldCondition(key=path, match=models.MatchAny(any=values))
+
+    def equals(self, path: str, value: int) -> Condition:
         return models.FieldCondition(key=path, match=models.MatchValue(value=value))
 
     def within(self, path: str, bounds: Range) -> Condition:

@@ -5,6 +5,7 @@ them.
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 
 GRACE = 600.0
 """Seconds that a replaced image stays, at least: the slowest question takes less."""
@@ -19,7 +20,7 @@ class _Replaced:
 
 
 class ReplacedImages:
-    """Remembers them in this process, oldest first; whoever owns the folder removes what is handed out here."""
+    """Remembers them in this process, oldest first; whoever owns the folder removes what is due."""
 
     def __init__(self) -> None:
         self._waiting: deque[_Replaced] = deque()
@@ -34,10 +35,12 @@ class ReplacedImages:
         if image_name is not None:
             self._waiting.append(_Replaced(page_id, image_name, time.monotonic()))
 
-    def take_due(self, grace: float) -> list[tuple[str, str]]:
-        """Hand out page and image of all that have waited for ``grace`` seconds; the page may have it again by now."""
-        due: list[tuple[str, str]] = []
-        while self._waiting and time.monotonic() - self._waiting[0].since >= grace:
-            one = self._waiting.popleft()
-            due.append((one.page_id, one.image_name))
-        return due
+    def due(self, grace: float) -> list[tuple[str, str]]:
+        """Return page and image of all that have waited for ``grace`` seconds; the page may have it again by now."""
+        now = time.monotonic()
+        return [(one.page_id, one.image_name) for one in takewhile(lambda one: now - one.since >= grace, self._waiting)]
+
+    def forget(self, count: int) -> None:
+        """Forget the first ``count`` that were due, once their images are gone."""
+        for _ in range(count):
+            self._waiting.popleft()

@@ -9,6 +9,7 @@ passes the filter is scored, no approximate index takes part.
 Letters: T query vectors, N page vectors, D width.
 """
 
+import math
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class PageRecord:
     id: str
     """Any string; adding a second record with this id replaces the first."""
     document_id: str
-    """The document that the page belongs to; ``delete`` works by it."""
+    """The document that the page belongs to."""
     vectors: Vectors
     """(N, D) float32."""
     payload: dict[str, Any]
@@ -68,9 +69,10 @@ class Hit:
 class AnyOf:
     """The value equals one of ``values``; a list matches when one of its elements does.
 
-    Numbers compare as numbers (3 equals 3.0), and never equal strings or booleans. An integer of 2**53 or beyond, where
-    floats have gaps, equals that integer alone. A missing value matches nothing. Booleans cannot be asked for: Qdrant
-    Edge 0.9 takes True for 1.
+    Numbers compare as numbers (3 equals 3.0), and never equal strings or booleans. Fractions compare up to their last
+    digit, the 16th or so, which Qdrant does not always keep. An integer of 2**53 or beyond, where floats have gaps,
+    equals that integer alone. A missing value matches nothing. Booleans cannot be asked for: Qdrant Edge 0.9 takes True
+    for 1.
     """
 
     path: PayloadPath
@@ -163,8 +165,8 @@ class PageStore(Protocol):
             StoreError: for an id that is not stored, and as ``add``.
         """
 
-    def delete(self, document_ids: Sequence[str]) -> None:
-        """Remove all pages of these documents; unknown documents are no error."""
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove the pages with these ids; unknown ids are no error."""
 
     def search(self, query: Vectors, top_k: int, page_filter: PageFilter | None = None) -> list[Hit]:
         """Return the ``top_k`` pages with the highest MaxSim, best first, equal scores in the order of their ids.
@@ -209,6 +211,12 @@ def json_path(path: PayloadPath) -> str:
 def is_beyond_floats(number: Scalar) -> bool:
     """Whether this is an integer so large that a float may be another one."""
     return isinstance(number, int) and abs(number) >= _EXACT
+
+
+def as_kept(number: float) -> tuple[float, float]:
+    """Return between which bounds a number lies when Qdrant gives it back: of fractions the last bits may differ."""
+    off = 0.0 if float(number).is_integer() else 2 * math.ulp(number)
+    return number - off, number + off
 
 
 def check_vectors(record_id: str, vectors: Vectors, width: int | None) -> None:

@@ -5,8 +5,10 @@ Runs in the workers of a data loader; features and pruning need the model and co
 Letters: N candidates, T target tokens.
 """
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3VLProcessor
@@ -47,6 +49,32 @@ class TrainingRow:
     positives: frozenset[int]
 
 
+class TrainingRows(list[TrainingRow]):
+    """A batch. It goes from one process to another as bytes: of tensors each would take an open file, of which many
+    systems allow a process but 1,024, and a loader that wants more waits for ever.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[bytes], "TrainingRows"], tuple[bytes]]:
+        content = io.BytesIO()
+        torch.save(list(self), content)
+        return _loaded, (content.getvalue(),)
+
+
+_KINDS: tuple[Callable[..., Any], ...] = (
+    TrainingRow,
+    TrainingPage,
+    RankingPrompt,
+    PagePatches,
+    PageFeatures,
+    frozenset,
+)
+
+
+def _loaded(content: bytes) -> TrainingRows:
+    with torch.serialization.safe_globals([*_KINDS]):
+        return TrainingRows(torch.load(io.BytesIO(content), weights_only=True))
+
+
 class RankingCollator:
     """Makes rows of samples, one at a time or as a batch.
 
@@ -69,15 +97,14 @@ class RankingCollator:
         self.cache = FeatureCache(0) if cache is None else cache
         self.epoch = 0
 
-    def __call__(self, samples: Sequence[RankingSample]) -> dict[str, list[TrainingRow]]:
+    def __call__(self, samples: Sequence[RankingSample]) -> dict[str, TrainingRows]:
         """Make a batch, in the form that transformers' Trainer passes on."""
         shuffled = self.shuffle_seed is not None
-        return {
-            "rows": [
-                self.row(shuffle_candidates(sample, f"{self.shuffle_seed}-{self.epoch}") if shuffled else sample)
-                for sample in samples
-            ]
-        }
+        rows = (
+            self.row(shuffle_candidates(sample, f"{self.shuffle_seed}-{self.epoch}") if shuffled else sample)
+            for sample in samples
+        )
+        return {"rows": TrainingRows(rows)}
 
     def row(self, sample: RankingSample) -> TrainingRow:
         """Make one row, its candidates as they stand.

@@ -67,12 +67,13 @@ def target_ranks(order: Sequence[int], positives: Collection[int], n: int) -> li
 def cut_candidates(sample: RankingSample, most: int, *, as_given: bool = False) -> RankingSample:
     """Keep the teacher's best `most` candidates, shown in their given order (theirs by rank would give it away).
 
-    A positive beyond the cut takes the last place, that of the worst candidate which is no positive.
+    A positive beyond the cut takes the last place, that of the worst candidate which is no positive. So does the
+    teacher's favourite in a list to measure on that names no positive: it counts as relevant there.
 
     Args:
         sample: the list.
         most: candidates that stay at most.
-        as_given: keep the first ones as they were given: what is measured must not be chosen by the teacher.
+        as_given: keep the first ones as they were given, for a list to measure on: the teacher must not choose them.
 
     Raises:
         ValueError: when `most` is below 2.
@@ -84,8 +85,9 @@ def cut_candidates(sample: RankingSample, most: int, *, as_given: bool = False) 
         return sample
     ranking = complete_order(sample.order, n)
     preferred = list(range(n)) if as_given else ranking
-    kept, lost = preferred[:most], [candidate for candidate in preferred[most:] if candidate in sample.positives]
-    replaceable = [candidate for candidate in kept if candidate not in sample.positives]
+    needed = sample.positives or {sample.order[0]}
+    kept, lost = preferred[:most], [candidate for candidate in preferred[most:] if candidate in needed]
+    replaceable = [candidate for candidate in kept if candidate not in needed]
     lost = lost[: len(replaceable)]
     stay = {*kept, *lost} - set(replaceable[len(replaceable) - len(lost) :])
     order = [candidate for candidate in ranking if candidate in stay and candidate in {*sample.order, *lost}]

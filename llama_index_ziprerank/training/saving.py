@@ -34,6 +34,11 @@ class SavingTrainer(Trainer):
     papers: Callable[[Path], None] = staticmethod(lambda folder: None)
     """Writes recipe and model card into a checkpoint's folder."""
 
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Train for an epoch; a training that had taken all its steps takes no further one (the Trainer takes one)."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**arguments)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:

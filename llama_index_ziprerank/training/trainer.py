@@ -20,7 +20,7 @@ from llama_index_ziprerank.reranking.inputs import PagePatches
 from llama_index_ziprerank.reranking.pruning import PruningMode, check_pruning, window_inputs
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.training.cache import moved
-from llama_index_ziprerank.training.collator import RankingCollator, TrainingRow
+from llama_index_ziprerank.training.collator import RankingCollator, TrainingRow, TrainingRows
 from llama_index_ziprerank.training.forward import PaddingSide, row_outputs, training_window
 from llama_index_ziprerank.training.losses import Objective
 from llama_index_ziprerank.training.metrics import METRICS, measure_order
@@ -77,7 +77,7 @@ class RerankTrainer(SavingTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, list[TrainingRow]],
+        inputs: dict[str, TrainingRows],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:

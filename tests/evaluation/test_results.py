@@ -53,10 +53,18 @@ def test_results_survive_the_process_and_a_line_that_was_cut_off(tmp_path: Path)
     assert _file(path, seed=0).results == [_result("q1", 1), _result("q2", 2)]
 
 
+def test_a_query_that_two_processes_asked_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    for file in (_file(path, seed=0), _file(path, seed=0)):
+        file.add(_result("q1", 3))
+
+    assert _file(path, seed=0).results == [_result("q1", 3)]
+
+
 def test_results_of_other_settings_are_never_mixed(tmp_path: Path) -> None:
     _file(tmp_path / "results.jsonl", seed=0)
 
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match=r"other settings \(seed 0, now 1\)"):
         _file(tmp_path / "results.jsonl", seed=1)
 
 

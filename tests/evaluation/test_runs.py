@@ -30,6 +30,13 @@ def test_the_metrics_are_what_one_computes_by_hand() -> None:
     assert values["nDCG@5"]["q2"] == pytest.approx(1.5 / 1.6309, abs=1e-4)  # (1 + 1/log2(4)) / (1 + 1/log2(3))
 
 
+def test_one_metric_under_two_names_has_its_values_under_both() -> None:
+    values = measure(QRELS, RUN, ("MRR", "RR", "R@5", "Recall@5"))
+
+    assert values["MRR"] == values["RR"] == {"q1": 0.5, "q2": 1.0}
+    assert values["R@5"] == values["Recall@5"] == {"q1": 1.0, "q2": 1.0}
+
+
 def test_a_query_without_a_ranking_scores_nothing() -> None:
     assert measure(QRELS, {"q1": ["a"]})["R@1"] == {"q1": 1.0, "q2": 0.0}
 

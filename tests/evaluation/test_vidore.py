@@ -85,6 +85,22 @@ def test_results_of_other_settings_are_never_mixed(image_set: ImageSet, tmp_path
         evaluate_image_set(image_set, Settings("set", retriever="other"), DarkestFirst(), tmp_path)
 
 
+def test_results_of_a_set_whose_answers_changed_are_not_taken_for_its_own(image_set: ImageSet, tmp_path: Path) -> None:
+    evaluate_image_set(image_set, SETTINGS, DarkestFirst(), tmp_path)
+
+    with pytest.raises(ValueError, match="other settings.*Name another folder, or empty this one"):
+        corrected = replace(image_set, qrels={**image_set.qrels, "q1": {"page%203": 1}})
+        evaluate_image_set(corrected, SETTINGS, DarkestFirst(), tmp_path)
+
+
+def test_a_run_that_nothing_tells_about_is_made_again(image_set: ImageSet, tmp_path: Path) -> None:
+    evaluate_image_set(image_set, replace(SETTINGS, queries=1), DarkestFirst(), tmp_path)
+    (tmp_path / "results.jsonl").unlink()
+    first = DarkestFirst()
+
+    assert len(evaluate_image_set(image_set, SETTINGS, first, tmp_path)) == 2 and first.calls == 1
+
+
 def test_results_of_another_split_are_never_mixed(image_set: ImageSet, tmp_path: Path) -> None:
     evaluate_image_set(image_set, SETTINGS, DarkestFirst(), tmp_path)
 

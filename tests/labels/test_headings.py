@@ -64,6 +64,12 @@ def test_a_heading_that_asks_for_no_certain_page_is_no_query(outline: list[Headi
     assert verified_headings(outline, ["Introduction: Bar graphs", "Bar graphs"], set()) == [], reason
 
 
+def test_a_heading_on_a_page_that_could_not_be_read_is_no_query() -> None:
+    outline = [Heading("Bar graphs", 1), Heading("Polar grids", 2)]  # the last page of all is broken
+
+    assert verified_headings(outline, ["Bar graphs"], set()) == [Heading("Bar graphs", 1)]
+
+
 def test_a_heading_listed_twice_for_one_page_is_one_query() -> None:
     outline = [Heading("Bar graphs", 1), Heading("1 Bar Graphs", 1)]
 

@@ -49,6 +49,20 @@ def test_a_term_has_all_its_pages_and_a_range_means_each_of_them() -> None:
     assert found["contour umbrella"] == (3,)
 
 
+def test_a_range_may_leave_out_the_digits_that_stay_the_same() -> None:
+    """11–2 means 11 and 12; 18–7 means nothing."""
+    body = [f"page {number}" for number in range(1, 11)] + [f"All about the {term} here" for term in TERMS]
+    index = "\n".join(f"{term}, {number}" for number, term in enumerate(TERMS, start=11))
+    texts, listings = _manual(f"{index}\numbrella, 11–2\nparasol, 18–7", body)
+    texts[12] += " umbrella parasol"
+    texts[13] += " umbrella"
+
+    found = dict(find_index_terms(texts, [""] * len(texts), listings))
+
+    assert found["umbrella"] == (13, 14)
+    assert "parasol" not in found and all(found.values())
+
+
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [

@@ -63,6 +63,13 @@ def test_a_photo_taken_sideways_stands_upright() -> None:
     assert open_image(sideways).size == (20, 40)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_beside_a_whole_picture_is_no_damage(kind: str) -> None:
+    image = open_image(as_file(Image.new("RGB", (40, 20)), kind, exif=b"no TIFF at all"))
+    assert image.size == (40, 20)
+    assert open_image(encode_png(image)).tobytes() == image.tobytes()
+
+
 def test_png_round_trip_changes_nothing() -> None:
     image = Image.effect_noise((30, 20), 80).convert("RGB")
     assert open_image(encode_png(image)).tobytes() == image.tobytes()

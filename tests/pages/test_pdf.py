@@ -339,7 +339,21 @@ def test_a_file_locked_for_its_owner_only_needs_no_password(tmp_path: Path) -> N
     def lock(writer: PdfWriter) -> None:
         writer.encrypt("", "owner", algorithm="RC4-128", permissions_flag=0)  # type: ignore[arg-type]
 
-    assert [page.label for page in read_pages(write(tmp_path / "owned.pdf", lock), dpi=DPI)] == ["1", "2", "3"]
+    path = write(tmp_path / "owned.pdf", lock)
+    for password in (None, "owner", "of another file"):  # one reader reads a folder of many files
+        assert [page.label for page in read_pages(path, dpi=DPI, password=password)] == ["1", "2", "3"]
+        assert count_pages(path, password=password) == 3
+
+
+@pytest.mark.parametrize("password", ["schlüssel", "пароль"])
+def test_a_password_beyond_ascii_opens_an_old_file(tmp_path: Path, password: str) -> None:
+    def lock(writer: PdfWriter) -> None:
+        writer.set_page_label(0, 2, style=PageLabelStyle.LOWERCASE_ROMAN)
+        writer.encrypt(password, "owner", algorithm="RC4-128")
+
+    pages = list(read_pages(write(tmp_path / "locked.pdf", lock), dpi=DPI, password=password))
+    assert [page.label for page in pages] == ["i", "ii", "iii"]
+    assert pages[2].text == "Page 3 speaks"
 
 
 @pytest.mark.parametrize(

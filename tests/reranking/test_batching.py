@@ -1,7 +1,9 @@
 """The queue is tried with windows whose logit is their number, and a forward pass that can be told to fail."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -121,6 +123,24 @@ def test_a_step_that_fails_is_the_error_of_its_call() -> None:
     model = Model()
     with pytest.raises(RuntimeError, match="while looking at pages"):
         Batcher(model, model.turn, budget=80).run(fails)
+
+
+def test_a_failed_call_holds_nothing_once_its_error_is_dealt_with() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def forward(windows: Sequence[Any]) -> list[torch.Tensor]:
+        states = torch.zeros(1)
+        held.append(weakref.ref(states))
+        raise FloatingPointError("not finite")
+
+    gc.disable()
+    try:
+        with pytest.raises(FloatingPointError) as caught:
+            Batcher(forward, threading.Lock(), budget=80).run(asking_for([1]))
+        del caught
+        assert [tensor() for tensor in held] == [None]
+    finally:
+        gc.enable()
 
 
 def test_out_of_memory_makes_batches_smaller_and_later_ones_too() -> None:

@@ -1,8 +1,11 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -218,6 +221,46 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_and_nothing_else(
     expected = reranker.encode_pages(pages[:2])
     _assert_equal(reranker.encode_pages(pages[:2]), expected)
     assert caplog.text.count("no longer written") == 1
+
+
+def test_a_folder_that_is_removed_while_in_use_is_made_again(with_cache, pages: list[Image.Image]) -> None:
+    reranker = with_cache(memory_bytes=0)
+    reranker.encode_pages(pages[:1])
+    shutil.rmtree(reranker.cache.folder)
+    reranker.encode_pages(pages[:2])
+    assert len(_files(reranker.cache.folder)) == 2
+
+
+def test_a_damaged_image_is_named_where_its_size_is_asked_for(with_cache) -> None:
+    def named(content: bytes) -> Image.Image:
+        raise ValueError(f"page 7: {len(content)} bytes are no image")
+
+    with pytest.raises(ValueError, match="page 7: 4 bytes"):
+        with_cache().cache_cost([PageFile(b"oops", named)])
+
+
+def test_calls_are_answered_while_a_cache_is_filled(with_cache, pages: list[Image.Image], monkeypatch) -> None:
+    reranker = with_cache()
+    features = reranker.encode_pages(pages[:2])
+    answered: list[bool] = []
+    put = reranker.cache.put
+
+    def put_while_another_asks(*arguments) -> PageFeatures:
+        asking = threading.Thread(target=reranker.rerank, args=("axis", features))
+        asking.start()
+        asking.join(timeout=20)
+        answered.append(not asking.is_alive())
+        return put(*arguments)
+
+    monkeypatch.setattr(reranker.cache, "put", put_while_another_asks)
+    assert reranker.cache_pages(pages[2:4]) == 2
+    assert answered == [True, True]
+
+
+def test_two_that_fill_a_cache_with_the_same_pages_look_at_each_once(with_cache, pages: list[Image.Image]) -> None:
+    reranker = with_cache()
+    with ThreadPoolExecutor(2) as threads:
+        assert sum(threads.map(reranker.cache_pages, [pages[:12], pages[:12]])) == 12
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -64,6 +66,19 @@ def test_special_tokens_in_a_query_are_plain_text(
         assert not torch.isin(prompt.query_ids, structure).any()
         for token in structure:
             assert (prompt.input_ids == token).sum() == (harmless.input_ids == token).sum()
+
+
+def test_special_tokens_in_a_query_are_plain_text_in_every_thread(reranker: ListwiseReranker) -> None:
+    def ids(_: int) -> list[int]:
+        return build_ranking_prompt(reranker.processor, "what is <|im_end|>", GRIDS[:1]).input_ids.tolist()
+
+    expected, interval = ids(0), sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert all(found == expected for found in threads.map(ids, range(1500)))  # one in a hundred differed
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @settings(max_examples=60)

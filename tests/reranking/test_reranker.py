@@ -163,4 +163,10 @@ def test_running_out_of_memory_says_what_to_lower(reranker: ListwiseReranker, pa
     finally:
         hook.remove()
     assert caught.value.__context__ is None  # no traceback keeps the tensors alive
+    hook = reranker.model.model.visual.register_forward_pre_hook(run_out)
+    try:
+        with pytest.raises(RerankMemoryError, match="2 pages. Pass fewer at a time.*9 GiB"):
+            reranker.encode_pages(pages[:2])
+    finally:
+        hook.remove()
     assert reranker.rerank("axis", pages[:2]).order

@@ -73,9 +73,10 @@ def test_features_without_deepstack_are_stored_as_int8_too(tmp_path: Path) -> No
 
 
 def test_numbers_that_float16_cannot_hold_and_rows_of_zeros_stay_finite() -> None:
-    rows = torch.tensor([[1e6, -1e6], [0.0, 0.0]])
-    for stored in TORCH_TYPES:
-        assert StoredRows.pack(rows, stored).read(torch.float32, torch.device("cpu")).isfinite().all()
+    for computed in (torch.float32, torch.bfloat16):
+        rows = torch.tensor([[1e6, -1e6], [0.0, 0.0]], dtype=computed)
+        for stored in TORCH_TYPES:
+            assert StoredRows.pack(rows, stored).read(torch.float32, torch.device("cpu")).isfinite().all()
 
 
 def _ranked_exactly_and_from_int8(keep_ratio: float) -> Iterator[tuple[Ranking, Ranking]]:

@@ -59,6 +59,12 @@ def test_a_list_that_fits_is_one_window_whatever_the_strategy(strategy: Any, n: 
     assert order == list(range(n))
 
 
+@given(st.permutations(range(23)), windows_and_strides)
+def test_a_page_that_alone_beats_the_pivot_is_not_read_again(ranks: list[int], bounds: tuple[int, int]) -> None:
+    _, taken = steps(plan_windows(23, *bounds, "parallel"), lambda shown: [-ranks[i] for i in shown])
+    assert all(len(window) > 1 for windows in taken for window in windows)
+
+
 def test_fewer_steps_find_the_best_of_a_hundred() -> None:
     numbers = random.Random(0)
     sliding, parallel, blocks = 0, 0, 0

@@ -17,8 +17,8 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path) -> N
         check_room(tmp_path / "new" / "index", 10**18)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_is_full_or_read_only_is_an_error_with_advice(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EBUSY])
+def test_a_disk_that_is_full_or_read_only_or_mounted_there_is_an_error_with_advice(tmp_path: Path, number: int) -> None:
     with pytest.raises(StoreError, match=f"cannot be written .{os.strerror(number)}."), disk_errors(tmp_path):
         raise OSError(number, os.strerror(number))
 

@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -13,12 +16,10 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 from stored_pages import WIDTH, ids, record, vectors
 
+from llama_index_ziprerank.retrieval import edge
 from llama_index_ziprerank.retrieval.edge import EdgeStore
 from llama_index_ziprerank.retrieval.qdrant import QdrantStore
-from llama_index_ziprerank.retrieval.store import (
-    PageRecord,
-    StoreError,
-)
+from llama_index_ziprerank.retrieval.store import AnyOf, PageRecord, StoreError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")  # exact=True is for servers
 
@@ -67,7 +68,7 @@ def test_a_copy_of_an_edge_store_is_equal_independent_and_small(tmp_path: Path) 
     store = EdgeStore(tmp_path / "store")
     store.add([record(number) for number in range(5)])
     store.copy_to(tmp_path / "copy")
-    store.delete(["a"])
+    store.delete(ids(store))
     copy = EdgeStore(tmp_path / "copy")
     assert (store.count(), copy.count()) == (0, 5)
     assert len(copy.search(vectors(3), 9)) == 5
@@ -81,6 +82,68 @@ def test_a_damaged_edge_store_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "edge_config.json").write_text("{")
     with pytest.raises(StoreError, match="failed"):
         EdgeStore(tmp_path)
+
+
+def test_many_pages_are_found_and_deleted_in_one_pass(tmp_path: Path) -> None:
+    store, names = EdgeStore(tmp_path / "store"), [str(number) for number in range(3000)]
+    store.add([record(number, name=name) for number, name in enumerate(names)])
+    started = time.monotonic()
+    store.delete(ids(store, AnyOf(("name",), tuple(names[1:]))))
+    assert ids(store) == ["page 0"]
+    assert time.monotonic() - started < 20  # a busy machine; condition by condition it would be minutes
+    store.close()
+
+
+def test_the_log_of_an_edge_store_does_not_come_to_hold_all_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "_CHANGES_A_FLUSH", 16)
+    store = EdgeStore(tmp_path / "store")
+    for number in range(150):
+        store.add([PageRecord(str(number), "d", np.ones((2048, 128), np.float32), {})])  # 1 MB
+    used = sum(file.stat().st_blocks * 512 for file in (tmp_path / "store" / "wal").rglob("*"))
+    assert used < 120_000_000  # else 190 million
+    assert store.count() == 150
+    store.close()
+
+
+def test_an_edge_store_whose_folder_was_moved_is_closed_with_one_error_and_opened_there(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "store")
+    store.add([record(number) for number in range(3)])
+    (tmp_path / "store").rename(tmp_path / "moved")
+    with pytest.raises(StoreError, match="The store .*store failed"):
+        store.close()
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        store.count()
+    again = EdgeStore(tmp_path / "moved")
+    assert again.count() == 3
+    again.close()
+
+
+def test_who_asks_while_an_edge_store_is_closed_is_told_that_it_is(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def ask(store: EdgeStore) -> None:
+        try:
+            while True:
+                ids(store)
+        except StoreError as error:
+            said.append(str(error))
+
+    for number in range(8):
+        store = EdgeStore(tmp_path / str(number))
+        store.add([record(page) for page in range(300)])
+        store.delete(["page 1"])
+        threads = [Thread(target=ask, args=(store,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+        store.close()
+        for thread in threads:
+            thread.join()
+    assert len(said) == 32
+    assert all("is closed. Open it again" in message for message in said), set(said)
 
 
 # The server.
@@ -103,7 +166,7 @@ def test_a_qdrant_store_that_was_opened_first_sees_what_another_adds_later() -> 
     other.add([record(1), record(2, "b")])
     assert early.count() == len(early.search(vectors(0), 5)) == len(early.fetch(["page 1", "page 2"])) == 2
     assert ids(early) == ["page 1", "page 2"]
-    early.delete(["a"])
+    early.delete(["page 1"])
     assert ids(other) == ["page 2"]
     early = QdrantStore(client=client, collection="more")
     QdrantStore(client=client, collection="more").add([record(1)])
@@ -154,6 +217,41 @@ def test_a_point_that_is_no_page_is_one_clear_error() -> None:
         with pytest.raises(StoreError, match="a point with \\['else'\\], not the page of an index"):
             use()
     client.close()
+
+
+class _CountingClient(QdrantClient):
+    """Counts the pages of each request."""
+
+    sent: list[int]
+
+    def upsert(self, collection_name: str, points: Any, **options: Any) -> Any:
+        self.sent.append(len(points))
+        return super().upsert(collection_name, points, **options)
+
+
+def test_a_request_holds_one_page_since_a_server_limits_its_size() -> None:
+    client = _CountingClient(":memory:")
+    client.sent = []
+    store = QdrantStore(client=client)
+    store.add([record(number) for number in range(3)])
+    assert client.sent == [1, 1, 1]
+    assert store.count() == 3
+    client.close()
+
+
+class _Silent(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        time.sleep(3)
+
+
+def test_a_server_that_does_not_answer_in_time_is_one_clear_error() -> None:
+    server = HTTPServer(("127.0.0.1", 0), _Silent)
+    thread = Thread(target=server.handle_request)
+    thread.start()
+    with pytest.raises(StoreError, match="failed: timed out"):
+        QdrantStore(f"http://127.0.0.1:{server.server_port}", timeout=1)
+    thread.join()
+    server.server_close()
 
 
 def test_a_server_that_cannot_be_reached_is_one_clear_error() -> None:

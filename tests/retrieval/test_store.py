@@ -98,8 +98,6 @@ def test_adding_an_id_again_replaces_its_page(new_store: NewStore) -> None:
     hit = next(hit for hit in store.search(vectors(3), 2) if hit.id == "page 1")
     assert (hit.document_id, hit.payload) == ("new", {"kind": "new"})
     assert hit.score == pytest.approx(_maxsim(vectors(3), vectors(7)), rel=1e-5)
-    store.delete(["old"])
-    assert store.count() == 2
 
 
 def test_updating_a_page_changes_what_it_carries_and_not_its_vectors(new_store: NewStore) -> None:
@@ -112,18 +110,16 @@ def test_updating_a_page_changes_what_it_carries_and_not_its_vectors(new_store: 
     [page] = store.pages(AnyOf(("kind",), ("new",)))
     assert page == StoredPage("page 1", "b", {"kind": "new"})
     assert store.count(AnyOf(("kind",), ("old",))) == 0
-    store.delete(["b"])
-    assert ids(store) == ["page 2"]
 
 
-def test_deleting_documents_removes_all_their_pages_and_no_other(new_store: NewStore) -> None:
+def test_deleting_pages_removes_them_and_no_other_of_their_document(new_store: NewStore) -> None:
     store = new_store()
-    store.add([record(number, "abc"[number % 3]) for number in range(9)])
-    store.delete(["a", "c", "unknown"])
-    assert ids(store) == ["page 1", "page 4", "page 7"]
-    assert {hit.document_id for hit in store.search(vectors(0), 9)} == {"b"}
+    store.add([record(number) for number in range(4)])
+    store.delete(["page 0", "page 2", "unknown", "a"])
+    assert ids(store) == ["page 1", "page 3"]
+    assert {hit.id for hit in store.search(vectors(0), 9)} == {"page 1", "page 3"}
     store.delete([])
-    assert store.count() == 3
+    assert store.count() == 2
 
 
 def test_pages_are_fetched_by_their_ids(new_store: NewStore) -> None:
@@ -146,8 +142,8 @@ def test_more_pages_than_one_listing_holds_are_all_listed(new_store: NewStore) -
 
 def test_many_deletions_leave_the_search_exact(new_store: NewStore) -> None:
     store, query = new_store(), vectors(0)
-    store.add([record(number, "even" if number % 2 == 0 else "odd") for number in range(2400)])
-    store.delete(["even"])
+    store.add([record(number) for number in range(2400)])
+    store.delete([f"page {number}" for number in range(0, 2400, 2)])
     scores = {f"page {number}": _maxsim(query, vectors(number)) for number in range(1, 2400, 2)}
     best = sorted(scores, key=lambda name: -scores[name])[:10]
     assert [hit.id for hit in store.search(query, 10)] == best
@@ -217,6 +213,13 @@ def test_a_key_with_a_backslash_is_refused(new_store: NewStore) -> None:
         store.count(IsEmpty(("a\\b",)))
 
 
+@pytest.mark.parametrize("time", [1700000000.4254441, 1700000000.5444763, 9.385958677423489e-12, -0.1 - 0.2])
+def test_a_fraction_is_found_though_a_store_may_keep_it_a_bit_less_exactly(new_store: NewStore, time: float) -> None:
+    store = new_store()
+    store.add([record(1, time=time), record(2, time=time * (1 + 1e-14))])
+    assert ids(store, AnyOf(("time",), (time,))) == ["page 1"]
+
+
 @pytest.mark.parametrize("size", [2**53, -(2**53), 2**63 - 2])
 def test_neighbouring_integers_are_told_apart_whatever_their_size(new_store: NewStore, size: int) -> None:
     store = new_store()
@@ -250,7 +253,9 @@ def test_one_element_must_pass_a_whole_filter(new_store: NewStore) -> None:
 
 _KEYS = ("plain", "with.dot", "with space", "[0]")
 _WANTED = st.one_of(
-    st.integers(-3, 3), st.sampled_from([-1.0, 0.5, 2.0, 1e9]), st.sampled_from(["", "a", "b", "3", "ü"])
+    st.integers(-3, 3),
+    st.sampled_from([-1.0, 0.5, 2.0, 1e9, 1700000000.4254441]),
+    st.sampled_from(["", "a", "b", "3", "ü"]),
 )
 _SCALARS = st.one_of(st.booleans(), _WANTED)
 _PAYLOADS = st.dictionaries(st.sampled_from(_KEYS), st.one_of(st.none(), _SCALARS, st.lists(_SCALARS, max_size=3)))

@@ -1,5 +1,8 @@
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -99,6 +102,20 @@ def test_candidates_are_shuffled_anew_in_every_epoch_and_alike_in_every_run(rera
     keys = [[page.key for page in row.pages] for row in (one, same, other)]
     assert keys[0] == keys[1] != keys[2]
     assert sorted(keys[0]) == sorted(keys[2])
+
+
+def test_a_batch_goes_to_another_process_without_open_files(collator: RankingCollator) -> None:
+    """A tensor would take one of its own, and many systems allow a process no more than 1,024."""
+    batch = collator(LETTERED)
+    before, cpu = psutil.Process().num_fds(), torch.device("cpu")
+    sent = ForkingPickler.dumps(batch)
+    assert psutil.Process().num_fds() == before
+    for row, came in zip(batch["rows"], pickle.loads(sent)["rows"], strict=True):
+        assert torch.equal(row.prompt.input_ids, came.prompt.input_ids)
+        assert torch.equal(row.target_ids, came.target_ids)
+        assert (row.order, row.positives) == (came.order, came.positives)
+        for page, same in zip(patches(row), patches(came), strict=True):
+            assert torch.equal(pixel_values([page], cpu), pixel_values([same], cpu))
 
 
 def test_a_page_that_the_cache_knows_is_not_opened(collator: RankingCollator, tmp_path: Path) -> None:

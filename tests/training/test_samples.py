@@ -57,6 +57,13 @@ def test_a_positive_never_makes_way_for_another() -> None:
     assert by_text(cut) == (["b", "d"], {"b", "d"})
 
 
+@pytest.mark.parametrize("order", [[3], [3, 0], [3, 2, 1, 0, 4]])
+def test_the_favourite_stays_in_a_list_to_measure_on_that_names_no_positive(order: list[int]) -> None:
+    cut = cut_candidates(RankingSample("q", list("abcde"), order), 2, as_given=True)
+    assert cut.pages == ["a", "d"]
+    assert cut.pages[cut.order[0]] == "d"
+
+
 @given(samples(), st.integers(2, 20))
 def test_a_cut_relabels_nothing(sample: RankingSample, most: int) -> None:
     cut = cut_candidates(sample, most)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_lists import MakeRecipe, colour_lists, distance, write_lists
+from training_lists import MakeRecipe, colour_lists, distance, weights_of, write_lists
 
 from llama_index_ziprerank.training.options import parse_recipe, write_recipe
 from llama_index_ziprerank.training.recipes import Recipe, Stage2
@@ -130,6 +130,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     shutil.copytree(whole / "checkpoint-4", resumed / "checkpoint-4")  # one step into the second of three epochs
     train(recipe(**common, output_dir=str(resumed), resume=True))
     assert distance(whole, resumed) <= rounding
+
+
+def test_a_training_that_had_taken_all_its_steps_takes_no_further_one(recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Its last step is the first of the second epoch."""
+    fields = {"data": write_lists(tmp_path, colour_lists(9)), "max_steps": 4, "schedule": "constant"}
+    trained = train(recipe(**fields))
+    before = weights_of(trained.folder)
+    again = train(recipe(**fields, resume=True))
+    assert (trained.steps, again.steps) == (4, 4)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(again.folder).items())
 
 
 @pytest.mark.slow

@@ -2,13 +2,16 @@
 
 import ipaddress
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -51,6 +54,9 @@ def _endless(handler: BaseHTTPRequestHandler) -> None:
 ANSWERS: dict[str, Answer] = {
     "/good": lambda h: _send(h, PNG),
     "/hop": lambda h: _send(h, b"", 302, Location="/good"),
+    "/ü space": lambda h: _send(h, b"", 302, Location="/g%6Fod?caf\u00c3\u00a9 au lait"),
+    "/g%6Fod?caf%C3%A9%20au%20lait": lambda h: _send(h, PNG),
+    "/malformed": lambda h: _send(h, b"", 302, Location="http://[::1"),
     "/missing": lambda h: _send(h, b"", 404),
     "/page": lambda h: _send(h, b"<html>", Content_Type="text/html"),
     "/lies": lambda h: _send(h, b"<html>"),
@@ -67,7 +73,7 @@ ANSWERS: dict[str, Answer] = {
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         try:
-            ANSWERS[self.path](self)
+            ANSWERS[self.path if self.path in ANSWERS else unquote(self.path)](self)
         except OSError:
             pass  # the client has left
 
@@ -89,7 +95,7 @@ def server() -> Iterator[str]:
 HERE = RemoteImages(max_bytes=1_000_000, timeout=0.8, private_addresses=True)
 
 
-@pytest.mark.parametrize("path", ["/good", "/hop"])
+@pytest.mark.parametrize("path", ["/good", "/hop", "/ü space"])
 def test_an_image_is_fetched_when_asked_for(server: str, path: str) -> None:
     assert RemoteImages(private_addresses=True).fetch(server + path) == PNG
     node = ImageNode(image_url=server + path)
@@ -109,6 +115,7 @@ def test_an_image_is_fetched_when_asked_for(server: str, path: str) -> None:
         ("/drip", "no image within 0.8 seconds"),
         ("/silent", "no image within 0.8 seconds"),
         ("/round", "more than 3 redirects"),
+        ("/malformed", "cannot be fetched .Invalid IPv6 URL"),
         ("/file", "by http and https only"),
     ],
 )
@@ -117,6 +124,26 @@ def test_an_answer_beyond_a_limit_is_one_error_in_time(server: str, path: str, m
     with pytest.raises(PageError, match=message):
         HERE.fetch(server + path)
     assert time.monotonic() - started < 20  # a busy machine; the limit is 0.8
+
+
+def test_an_address_that_never_answers_leaves_time_for_the_next(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(server.rpartition(":")[2])
+    with ExitStack() as sockets:
+        silent = sockets.enter_context(socket.socket())
+        try:
+            silent.bind(("127.0.0.2", port))
+        except OSError:
+            pytest.skip("this system has one address of its own alone")
+        silent.listen(0)
+        for _ in range(3):  # its queue is full, so that it answers nobody else
+            sockets.enter_context(waiting := socket.socket()).setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+        real = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda host, *at, **how: found if host == "two.example" else real(host, *at, **how)
+        )
+        assert RemoteImages(timeout=4, private_addresses=True).fetch(f"http://two.example:{port}/good") == PNG
 
 
 def test_what_is_called_an_image_and_is_none_names_its_node(server: str) -> None:
@@ -142,7 +169,7 @@ def test_no_address_of_the_inside_is_asked(host: str) -> None:
     [
         "file:///etc/passwd", "ftp://example.org/p.png", "gopher://example.org", "//example.org/p.png", "p.png", "",
         "http://", "http://user:secret@example.org/p.png", "http://example.org:99999/", "http://example.org:0/",
-        "http://ex\nample.org/", "javascript:alert(1)",
+        "http://ex\nample.org/", "javascript:alert(1)", "http://[::1", "http://user:secret@[::1", "http://ü.invalid/",
     ],
 )  # fmt: skip
 def test_a_url_of_another_kind_is_refused_before_anything_is_asked(url: str) -> None:

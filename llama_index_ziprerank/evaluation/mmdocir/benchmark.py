@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from llama_index_ziprerank.evaluation.digests import checkpoint_digests
+from llama_index_ziprerank.evaluation.digests import checkpoint_digests, file_digest
 from llama_index_ziprerank.evaluation.first_stage import FirstStage, HeadReranker, RerankSettings
 from llama_index_ziprerank.evaluation.mmdocir.annotations import (
     Box,
@@ -68,7 +68,8 @@ def evaluate_mmdocir(
 
     Raises:
         FileNotFoundError: for a missing file of the benchmark.
-        ValueError: for a file of another kind or version, a run that lacks questions, or `to` with other settings.
+        ValueError: for a file of another kind or version, a run that lacks questions, or `to` with other settings or
+            annotations.
     """
     documents = read_annotations(folder / ANNOTATIONS)
     asked = _drawn(documents, settings)
@@ -78,8 +79,12 @@ def evaluate_mmdocir(
         read_given_run(first_stage, documents, asked, settings.level) if isinstance(first_stage, Path) else first_stage
     )
     to.mkdir(parents=True, exist_ok=True)
-    weights = checkpoint_digests(reranker=settings.rerank.model, retriever=settings.first_stage)
-    file = ResultsFile(to / f"results-{settings.level}.jsonl", {**asdict(settings), "weights": weights}, QuestionResult)
+    told = {
+        **asdict(settings),
+        "weights": checkpoint_digests(reranker=settings.rerank.model, retriever=settings.first_stage),
+        "annotations": file_digest(folder / ANNOTATIONS),
+    }
+    file = ResultsFile(to / f"results-{settings.level}.jsonl", told, QuestionResult)
     waiting = set(asked) - file.query_ids()
     rerank = HeadReranker(settings.rerank)
     stream = _documents_with_rows(path, settings.level, documents, waiting)

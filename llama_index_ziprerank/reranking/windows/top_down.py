@@ -28,7 +28,7 @@ def partition(n: int, window: int, stride: int) -> Plan:
             losers += order[place + 1 :]
         tail = [pivot, *behind, *losers, *tail]
         head = better + winners
-        if not winners:
+        if not winners or len(head) == 1:
             return head + tail
     [logits] = yield [head]
     return best_first(head, logits) + tail

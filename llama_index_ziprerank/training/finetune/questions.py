@@ -87,17 +87,22 @@ async def written_questions(
 ) -> list[Question]:
     """Let an LLM write `count` questions about each page; a page's questions are on the disk when they have come.
 
-    A page that gets none is left out.
+    A page that gets none is left out, also when the run is repeated: questions are known by their numbers.
 
     Raises:
-        TeacherStoppedError: too many pages in a row got no questions; those that came are kept.
+        TeacherStoppedError: too many pages in a row, or all, got no questions; those that came are kept.
     """
     kept = _read(path)
     waiting = iter([page for page in document.labels.candidates if page not in kept])
-    failures = 0
+    failures, reason = 0, ""
+
+    def keep(page: int, found: list[str]) -> None:
+        kept[page] = found
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"page": page, "questions": found}, ensure_ascii=False) + "\n")
 
     async def work() -> None:
-        nonlocal failures
+        nonlocal failures, reason
         for page in waiting:
             picture = await asyncio.to_thread(image, document.page_id(page))
             try:
@@ -107,15 +112,14 @@ async def written_questions(
             ) as error:  # any callable raises anything: one failure costs one page, many in a row the run
                 teacher.totals.failed += 1
                 failures += 1
+                reason = str(error) or type(error).__name__
                 if failures >= teacher.settings.failures_in_a_row:
                     raise TeacherStoppedError(
-                        f"{failures} pages in a row got no questions; the last: {error}"
+                        f"{failures} pages in a row got no questions; the last: {reason}"
                     ) from error
             else:
                 failures = 0
-                kept[page] = found
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"page": page, "questions": found}, ensure_ascii=False) + "\n")
+                keep(page, found)
             on_done()
 
     workers = [asyncio.create_task(work()) for _ in range(teacher.settings.concurrency)]
@@ -125,6 +129,10 @@ async def written_questions(
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+    if not kept:
+        raise TeacherStoppedError(f"No page of {document.name} got questions; the last: {reason}")
+    for page in sorted(set(document.labels.candidates) - set(kept)):
+        keep(page, [])
     return [Question(text, (page,)) for page, texts in sorted(kept.items()) for text in texts]
 
 

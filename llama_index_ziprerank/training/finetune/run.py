@@ -34,7 +34,7 @@ from llama_index_ziprerank.training.finetune.settings import (
     stage2_recipe,
     time_limit,
 )
-from llama_index_ziprerank.training.finetune.text_teacher import TextTeacher
+from llama_index_ziprerank.training.finetune.text_teacher import TextTeacher, candidate_words
 from llama_index_ziprerank.training.metrics import metrics_table
 from llama_index_ziprerank.training.recipes import Stage2
 from llama_index_ziprerank.training.run import train
@@ -189,6 +189,10 @@ def _label(
     helpers: Helpers,
     track: Track,
 ) -> int:
+    """Write the training lists, unless they are there: what is being learned must not change. Return how many."""
+    lists = work / "lists.jsonl"
+    if lists.is_file() and (count := lists.read_text(encoding="utf-8").count("\n")):
+        return count
     queries = [teacher_query(question, rankings[question.id], most) for question in questions]
     path = work / "labels.jsonl"
     with LabelFile(path) as labels:
@@ -198,7 +202,7 @@ def _label(
             label_by_text(questions, queries, labels, teachers)
         else:
             asyncio.run(_label_by_model(queries, work, labels, helpers.open_teacher, track))
-    count = write_lists(path, work / "lists.jsonl", work / "pages")
+    count = write_lists(path, lists, work / "pages")
     if not count:
         raise ValueError("The teacher ordered no list. Look at the messages above.")
     return count
@@ -220,13 +224,17 @@ async def _label_by_model(
 def _without_training(
     questions: Sequence[Asked], rankings: dict[str, Ranked], documents: Sequence[Document]
 ) -> dict[str, Figures]:
-    by_words = {document.name: TextTeacher(document) for document in documents}
-    bm25 = {
-        question.id: by_words[question.document.name].by_words(question.text, question.document.labels.candidates)
-        for question in questions
-    }
+    """Measure BM25, where all documents have a text layer, and the first stage."""
+    figures: dict[str, Figures] = {}
+    if all(any(candidate_words(document)) for document in documents):
+        by_words = {document.name: TextTeacher(document) for document in documents}
+        bm25 = {
+            question.id: by_words[question.document.name].by_words(question.text, question.document.labels.candidates)
+            for question in questions
+        }
+        figures["BM25"] = measure(questions, bm25)
     first = {question.id: [page for page, _ in rankings[question.id]] for question in questions}
-    return {"BM25": measure(questions, bm25), "first stage": measure(questions, first)}
+    return {**figures, "first stage": measure(questions, first)}
 
 
 def _write_card(result: Finetuned, recipe: Stage2, documents: Sequence[Document], helpers: Helpers, steps: int) -> None:

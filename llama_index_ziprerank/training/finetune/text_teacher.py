@@ -28,16 +28,16 @@ class TextTeacher:
     def __init__(self, document: Document, embed: Embed | None = None) -> None:
         """Read the document's candidate pages; ValueError when they have no text."""
         self._place = {page: place for place, page in enumerate(document.labels.candidates)}
-        texts = [document.texts[page - 1] for page in document.labels.candidates]
-        if not any(text.strip() for text in texts):
+        words = candidate_words(document)
+        if not any(words):
             raise ValueError(
                 f"{document.name!r} has no text layer that could teach. Name an LLM that sees pages (--llm), or add a "
                 "text layer with an OCR program."
             )
         self._words = bm25s.BM25()
-        self._words.index(bm25s.tokenize(texts, **_WORDS), show_progress=False)
+        self._words.index(words, show_progress=False)
         self._embed = embed
-        self._vectors = embed(texts) if embed else None  # (pages, D)
+        self._vectors = embed(_candidate_texts(document)) if embed else None  # (pages, D)
 
     def by_words(self, question: str, pages: Sequence[int]) -> list[int]:
         """Return the pages in the order of BM25; equal ones keep their order."""
@@ -57,6 +57,16 @@ class TextTeacher:
 
     def _sorted(self, pages: Sequence[int], scores: np.ndarray) -> list[int]:
         return sorted(pages, key=lambda page: -float(scores[self._place[page]]))
+
+
+def candidate_words(document: Document) -> list[list[str]]:
+    """Return the words by which BM25 knows each candidate page; none on pages without a text layer."""
+    words: list[list[str]] = bm25s.tokenize(_candidate_texts(document), **_WORDS)
+    return words
+
+
+def _candidate_texts(document: Document) -> list[str]:
+    return [document.texts[page - 1] for page in document.labels.candidates]
 
 
 def sentence_embedder(name: str) -> Embed:

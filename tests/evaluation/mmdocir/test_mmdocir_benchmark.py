@@ -114,6 +114,16 @@ def test_an_interrupted_run_asks_only_the_rest(folder: Path, tmp_path: Path) -> 
     assert [one.rankings for one in resumed] == [one.rankings for one in whole]
 
 
+def test_results_by_other_annotations_are_not_taken_for_theirs(tmp_path: Path) -> None:
+    folder, run = write_mmdocir(tmp_path / "set"), _run_file("page", tmp_path)
+    evaluate_mmdocir(folder, _settings("page"), run, tmp_path / "to")
+    annotations = folder / "MMDocIR_annotations.jsonl"
+    annotations.write_text(annotations.read_text().replace('"page_id": [2]', '"page_id": [0]'))
+
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate_mmdocir(folder, _settings("page"), run, tmp_path / "to")
+
+
 def test_a_draw_of_questions_is_that_of_the_seed(folder: Path, tmp_path: Path) -> None:
     one, two = (
         evaluate_mmdocir(folder, _settings("page", queries=2, seed=3), FirstStage(), tmp_path / name) for name in "ab"

@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on_and_does_nothing_twice(
     assert finetune().exit_code == 0
     assert not encoded
     changed = [path.name for path, time in kept.items() if path.exists() and path.stat().st_mtime_ns != time]
-    assert changed == ["lists.jsonl"]
+    assert not changed
     weights = weights_of(out)
     assert finetune().exit_code == 0
     assert all((weights_of(out)[name] == weight).all() for name, weight in weights.items())

@@ -1,17 +1,20 @@
 """The text layer's order, the candidates, and the questions that are held out: rules that need no model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from llama_index_ziprerank.training.finetune.documents import Document, Labels, Question
 from llama_index_ziprerank.training.finetune.lists import teacher_query
-from llama_index_ziprerank.training.finetune.questions import Asked, hold_out, numbered, read_lines
+from llama_index_ziprerank.training.finetune.questions import Asked, hold_out, numbered, read_lines, written_questions
+from llama_index_ziprerank.training.finetune.run import _without_training
 from llama_index_ziprerank.training.finetune.text_teacher import TextTeacher, sentence_embedder
-from llama_index_ziprerank.training.teacher import UnreadableAnswerError
+from llama_index_ziprerank.training.teacher import Teacher, TeacherSettings, TeacherStoppedError, UnreadableAnswerError
 
 TEXTS = ["bar graphs and bars", "contour lines", "nothing of the kind", "graphs"]
 
@@ -39,6 +42,16 @@ def test_embeddings_are_fused_by_rank() -> None:
 def test_pages_without_any_text_are_refused() -> None:
     with pytest.raises(ValueError, match="'manual' has no text layer.* LLM"):
         TextTeacher(document(texts=["", " ", "", "\n"]))
+
+
+def test_where_an_llm_teaches_documents_need_no_text_layer() -> None:
+    scanned = document(texts=["", "1", "2", "3"])  # all that an OCR program found are page numbers
+    ranking = {"q": [(2, 4.0), (1, 3.0), (3, 2.0), (4, 1.0)]}
+    figures = _without_training([Asked("q", scanned, "why?", (2,))], ranking, [scanned])
+    assert list(figures) == ["first stage"] and figures["first stage"]["q"]["recall@1"] == 1
+    with pytest.raises(ValueError, match="has no text layer"):
+        TextTeacher(scanned)
+    assert list(_without_training([Asked("q", document(), "why?", (2,))], ranking, [document()]))[0] == "BM25"
 
 
 def test_a_page_that_the_first_stage_misses_takes_the_last_place() -> None:
@@ -84,6 +97,38 @@ def test_questions_are_read_line_by_line() -> None:
     assert read_lines(text, 2) == ["What is a bar?", "Why is it?"]
     with pytest.raises(UnreadableAnswerError, match="holds no question"):
         read_lines("I cannot read this.", 3)
+
+
+async def test_a_page_without_questions_is_not_asked_about_again(tmp_path: Path) -> None:
+    """Else all later questions had other numbers, under which their rankings would not be found."""
+    asked: list[str] = []
+
+    async def ask(prompt: str, images: Sequence[Image.Image]) -> str:
+        asked.append(prompt)
+        if len(asked) == 2:
+            raise PermissionError
+        return f"What is told in place {len(asked)}?"
+
+    async def written() -> list[Question]:
+        image = Image.new("RGB", (8, 8))
+        return await written_questions(
+            document(), Teacher(ask, TeacherSettings(concurrency=1)), lambda name: image, tmp_path / "q.jsonl", count=1
+        )
+
+    first = await written()
+    assert [question.pages for question in first] == [(1,), (3,), (4,)]
+    assert await written() == first
+    assert len(asked) == 4
+
+
+async def test_a_document_of_which_no_page_gets_questions_is_asked_about_again(tmp_path: Path) -> None:
+    async def ask(prompt: str, images: Sequence[Image.Image]) -> str:
+        raise PermissionError("no such key")
+
+    image = Image.new("RGB", (8, 8))
+    for _ in range(2):
+        with pytest.raises(TeacherStoppedError, match="No page of manual got questions; the last: no such key"):
+            await written_questions(document(), Teacher(ask), lambda _: image, tmp_path / "q.jsonl", count=1)
 
 
 def test_a_missing_sentence_model_is_named() -> None:
