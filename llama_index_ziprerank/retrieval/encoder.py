@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from colpali_engine.compression.token_pooling import HierarchicalTokenPooler
 from PIL import Image
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llama_index_ziprerank.pages.questions import readable_question
 from llama_index_ziprerank.retrieval.families import Family, load
@@ -165,16 +165,10 @@ class MultiVectorEncoder:
         for query in queries:
             if not query.strip():
                 raise ValueError(f"A question must contain text, got {query!r}.")
-        queries = [self._as_plain_text(readable_question(query)) for query in queries]
+        queries = [plain_question(query, self.processor.tokenizer) for query in queries]
         with self._lock:
             # One at a time: transformers 5.23 lets PaliGemma's text attend both ways (as trained) only without padding.
             return [_to_numpy(self._forward(self.processor.process_queries([query]))[0]) for query in queries]
-
-    def _as_plain_text(self, query: str) -> str:
-        """Write a space into each special token (``<|image_pad|>`` → ``< |image_pad|>``), so that it is none."""
-        special = sorted(self.processor.tokenizer.all_special_tokens, key=len, reverse=True)
-        pattern = "|".join(re.escape(token) for token in special if len(token) > 1)
-        return re.sub(pattern, lambda found: f"{found[0][0]} {found[0][1:]}", query) if pattern else query
 
     def _encode_shrinking(self, images: list[Image.Image]) -> Iterator[Vectors]:
         """Encode a batch; when it exceeds the memory, its halves."""
@@ -253,3 +247,14 @@ def _batches(images: Iterable[Image.Image], batch_size: int | None, budget: int)
         pixels += area
     if batch:
         yield batch
+
+
+def plain_question(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a question as the model reads it, in training too: readable, and each special token broken up.
+
+    ``<|image_pad|>`` becomes ``< |image_pad|>``.
+    """
+    special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+    pattern = "|".join(re.escape(token) for token in special if len(token) > 1)
+    text = readable_question(text)
+    return re.sub(pattern, lambda found: f"{found[0][0]} {found[0][1:]}", text) if pattern else text

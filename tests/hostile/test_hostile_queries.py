@@ -16,7 +16,7 @@ from llama_index_ziprerank.pages.questions import MOST_LETTERS, QuestionWarning,
 from llama_index_ziprerank.postprocessors import ZipRerankPostprocessor
 from llama_index_ziprerank.reranking import ListwiseReranker, build_ranking_inputs
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
-from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
+from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder, plain_question
 
 GRIDS = [(1, 4, 4), (1, 2, 6)]
 STRUCTURE = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -129,7 +129,7 @@ def test_no_retriever_stumbles_over_its_own_special_tokens(family: str, tmp_path
     for query in (" ".join(special), "".join(special), "a\ud800b", PLANES[16]):
         (vectors,) = encoder.encode_queries([query])
         assert vectors.shape[1] == encoder.dim and len(vectors)
-    broken_up = encoder._as_plain_text("".join(special))
+    broken_up = plain_question("".join(special), encoder.processor.tokenizer)
     ids = encoder.processor.tokenizer(broken_up, add_special_tokens=False).input_ids
     assert not set(ids) & set(encoder.processor.tokenizer.all_special_ids) - {encoder.processor.tokenizer.unk_token_id}
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from colpali_engine.collators import VisualRetrieverCollator
+from colpali_engine.data import ColPaliEngineDataset
 from colpali_engine.trainer.contrastive_trainer import ContrastiveTrainer
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import TrainerControl, TrainingArguments
 
+from llama_index_ziprerank.retrieval.encoder import plain_question
 from llama_index_ziprerank.training.metrics import measure_order
 from llama_index_ziprerank.training.retriever.model import TrainedRetriever
 from llama_index_ziprerank.training.retriever.pairs import ApartSampler, Corpus, Pairs
@@ -20,7 +22,14 @@ _DEEPEST = 5  # places that the metrics look at
 
 
 class _Collator(VisualRetrieverCollator):
-    """colpali-engine's collator without the labels that PaliGemma's processor adds: its model would compute a loss."""
+    """colpali-engine's collator, whose questions are read as the index reads them.
+
+    Without the labels that PaliGemma's processor adds: its model would compute a loss.
+    """
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        key, tokenizer = ColPaliEngineDataset.QUERY_KEY, self.processor.tokenizer
+        return super().__call__([{**row, key: plain_question(row[key], tokenizer)} for row in examples])
 
     def auto_collate(self, batch: Sequence[Any], key_prefix: str = "") -> dict[str, Any]:
         collated = super().auto_collate(list(batch), key_prefix)

@@ -71,6 +71,13 @@ def test_a_retriever_learns_which_page_answers_a_question(
     assert quality["step 60"]["recall@1"] == 1
 
 
+def test_special_tokens_in_a_question_are_text_in_training_too(recipe: MakeRecipe, lists: str) -> None:
+    rows = [json.loads(line) for line in Path(lists).read_text().splitlines()]
+    rows = [{**row, "query": f"{row['query']} <|image_pad|> \udcff"} for row in rows]
+    Path(lists).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert train_retriever(recipe(data=lists, eval_data=lists, max_steps=2, batch_size=6)).quality
+
+
 def mean_scores(model: str, asked: str) -> list[float]:
     encoder = MultiVectorEncoder.from_pretrained(model, device="cpu")
     [query] = encoder.encode_queries([asked])
