@@ -60,18 +60,12 @@ _LOADED_BY = ("model", "device", "dtype", "attn_implementation", "quantization",
 class _ModelSeat:
     """Where a postprocessor keeps its model: taken on first use, shared by copies, left behind by pickle."""
 
-    def __init__(self, loaded_by: tuple[Any, ...] | None = None, reranker: ListwiseReranker | None = None) -> None:
-        self._loaded_by = loaded_by
+    def __init__(self, loaded_by: tuple[Any, ...], reranker: ListwiseReranker | None = None) -> None:
+        self.loaded_by = loaded_by
         self._reranker = reranker
         self.choosing = threading.Lock()
         self._loading = threading.Lock()
         self.threads = ThreadPoolExecutor(max_workers=CONCURRENT_CALLS, thread_name_prefix="ziprerank")
-
-    def is_for(self, loaded_by: tuple[Any, ...]) -> bool:
-        """Whether the model here is loaded by these fields; the first who asks, holding `choosing`, decides."""
-        if self._loaded_by is None:
-            self._loaded_by = loaded_by
-        return self._loaded_by == loaded_by
 
     def reranker(self, load: Callable[[], ListwiseReranker]) -> ListwiseReranker:
         """Return the model, calling ``load`` when there is none yet."""
@@ -90,8 +84,8 @@ class _ModelSeat:
     def __deepcopy__(self, memo: dict[int, Any]) -> "_ModelSeat":
         return self
 
-    def __reduce__(self) -> tuple[type["_ModelSeat"], tuple[()]]:
-        return type(self), ()
+    def __reduce__(self) -> tuple[type["_ModelSeat"], tuple[tuple[Any, ...]]]:
+        return type(self), (self.loaded_by,)
 
 
 class ZipRerankPostprocessor(BaseNodePostprocessor):
@@ -176,12 +170,13 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         default=False, description="Leave blank parts of pages out of the vision tower: faster, other scores."
     )
 
-    _seat: _ModelSeat = PrivateAttr(default_factory=_ModelSeat)
+    _seat: _ModelSeat = PrivateAttr()
     _lent_dir: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _check_window(self) -> Self:
+    def _check_window_and_take_seat(self) -> Self:
         check_window(self.window, self.stride)
+        self._seat = _ModelSeat(self._loaded_by())
         return self
 
     @classmethod
@@ -345,7 +340,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         """Return the seat of the model that the fields name: another than the original's for a copy with others."""
         seat = self._seat
         with seat.choosing:
-            if self._seat is seat and not seat.is_for(self._loaded_by()):
+            if self._seat is seat and seat.loaded_by != self._loaded_by():
                 self._seat = _ModelSeat(self._loaded_by())
         return self._seat
 

@@ -1,26 +1,17 @@
-import asyncio
 import base64
 import copy
 import json
 import pickle
 from collections.abc import Iterator
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from llama_index.core import get_response_synthesizer
-from llama_index.core.base.llms.types import ImageBlock, MessageRole
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
-from llama_index.core.indices.prompt_helper import ChatPromptHelper
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
-from llama_index.core.llms.mock import MockLLMWithChatMemoryOfLastCall
-from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import (
     BaseNode,
     ImageDocument,
@@ -29,24 +20,20 @@ from llama_index.core.schema import (
     MetadataMode,
     Node,
     NodeWithScore,
-    QueryBundle,
     TextNode,
 )
 from PIL import Image
 from pydantic import PrivateAttr
+from reranked_pages import PAGES, PARITY, QUERY, ids, load_reranker, page_nodes
 
 from llama_index_ziprerank.pages.text import render_text
 from llama_index_ziprerank.postprocessors import ZipRerankPostprocessor
 from llama_index_ziprerank.reranking import ListwiseReranker
 
-PARITY = Path(__file__).parent / "data" / "parity"
-PAGES = [PARITY / "pages" / f"small-{i:03d}.png" for i in range(12, 20)]
-QUERY = "set the line width of an axis"
-
 
 @pytest.fixture(scope="module")
 def reranker() -> ListwiseReranker:
-    return ListwiseReranker.from_pretrained(str(PARITY / "checkpoint"), device="cpu")
+    return load_reranker()
 
 
 @pytest.fixture
@@ -56,10 +43,7 @@ def postprocessor(reranker: ListwiseReranker) -> ZipRerankPostprocessor:
 
 @pytest.fixture
 def nodes() -> list[NodeWithScore]:
-    return [
-        NodeWithScore(node=ImageNode(id_=path.stem, image_path=str(path), text=f"page {i}"), score=1 - i / 10)
-        for i, path in enumerate(PAGES)
-    ]
+    return page_nodes()
 
 
 class Recorder(BaseEventHandler):
@@ -78,33 +62,6 @@ def recorder() -> Iterator[Recorder]:
     root.add_event_handler(handler)
     yield handler
     root.event_handlers.remove(handler)
-
-
-class FixedRetriever(BaseRetriever):
-    """Retrieves the same nodes for every question."""
-
-    def __init__(self, nodes: list[NodeWithScore]) -> None:
-        super().__init__()
-        self._nodes = nodes
-
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._nodes
-
-    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._nodes
-
-
-def ids(nodes: list[NodeWithScore]) -> list[str]:
-    return [node.node.node_id for node in nodes]
-
-
-def assert_alike(answer: list[NodeWithScore], expected: list[NodeWithScore]) -> None:
-    """The same nodes in the same order; calls that run together round differently in the seventh digit."""
-    assert ids(answer) == ids(expected)
-    assert [node.score for node in answer] == pytest.approx([node.score for node in expected], abs=1e-5)
-    for ours, theirs in zip(answer, expected, strict=True):
-        logits = [each.node.metadata["ziprerank_logit"] for each in (ours, theirs)]
-        assert logits[0] == pytest.approx(logits[1], abs=1e-5)
 
 
 def snapshot(nodes: list[NodeWithScore]) -> list[str]:
@@ -320,32 +277,6 @@ def test_a_field_out_of_its_bounds_is_refused_at_once(field: str, value: Any) ->
         ZipRerankPostprocessor(**{field: value})
 
 
-async def test_sixteen_concurrent_calls_give_the_serial_answers(
-    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]
-) -> None:
-    nodes, questions = nodes[:3], [f"{QUERY} {i}" for i in range(16)]
-    serial = [postprocessor.postprocess_nodes(nodes, query_str=question) for question in questions]
-    calls = (postprocessor.apostprocess_nodes(nodes, query_str=question) for question in questions)
-    for answer, expected in zip(await asyncio.gather(*calls), serial, strict=True):
-        assert_alike(answer, expected)
-
-
-async def test_a_call_that_is_given_up_leaves_the_others_their_answers(
-    postprocessor: ZipRerankPostprocessor, reranker: ListwiseReranker, nodes: list[NodeWithScore]
-) -> None:
-    expected = postprocessor.postprocess_nodes(nodes[:3], query_str=QUERY)
-    with reranker._turn:
-        calls = [asyncio.ensure_future(postprocessor.apostprocess_nodes(nodes[:3], query_str=QUERY)) for _ in range(6)]
-        await asyncio.sleep(0.1)
-        for call in calls[::2]:
-            call.cancel()
-        await asyncio.sleep(0)
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert [isinstance(answer, asyncio.CancelledError) for answer in answers] == [True, False] * 3
-    for answer in answers[1::2]:
-        assert_alike(answer, expected)
-
-
 def test_long_lists_may_be_read_in_parallel_and_windows_more_than_once(
     reranker: ListwiseReranker, nodes: list[NodeWithScore]
 ) -> None:
@@ -356,74 +287,3 @@ def test_long_lists_may_be_read_in_parallel_and_windows_more_than_once(
         QUERY, [Image.open(path) for path in PAGES], window=4, stride=2, strategy="parallel", permutations=2
     )
     assert ids(twice.postprocess_nodes(nodes, query_str=QUERY)) == [PAGES[i].stem for i in ranking.order]
-
-
-async def test_waiting_calls_leave_the_loop_and_its_threads_free(
-    postprocessor: ZipRerankPostprocessor, reranker: ListwiseReranker, nodes: list[NodeWithScore]
-) -> None:
-    """With the model held up, the loop still turns and its default threads still serve."""
-    with reranker._turn:
-        calls = [asyncio.ensure_future(postprocessor.apostprocess_nodes(nodes[:1], query_str=QUERY)) for _ in range(64)]
-        for _ in range(5):
-            assert await asyncio.wait_for(asyncio.to_thread(len, "free"), timeout=10) == 4
-        assert not any(call.done() for call in calls)
-    answers = await asyncio.gather(*calls)
-    for answer in answers:
-        assert_alike(answer, answers[0])
-
-
-async def test_an_error_in_the_thread_reaches_the_caller(postprocessor: ZipRerankPostprocessor) -> None:
-    bad = [NodeWithScore(node=TextNode(id_="the-bad-page", text=""))]
-    with pytest.raises(ValueError, match="the-bad-page"):
-        await postprocessor.apostprocess_nodes(bad, query_str=QUERY)
-
-
-def engine_over(
-    nodes: list[NodeWithScore], postprocessor: ZipRerankPostprocessor
-) -> tuple[RetrieverQueryEngine, MockLLMWithChatMemoryOfLastCall]:
-    llm = MockLLMWithChatMemoryOfLastCall(is_chat_model=True)
-    synthesizer = get_response_synthesizer(
-        llm,
-        multimodal=True,
-        chat_prompt_helper=ChatPromptHelper(context_window=32_000),  # room for all pages in one call
-    )
-    engine = RetrieverQueryEngine.from_args(
-        FixedRetriever(nodes), llm=llm, response_synthesizer=synthesizer, node_postprocessors=[postprocessor]
-    )
-    return engine, llm
-
-
-def images_shown_to(llm: MockLLMWithChatMemoryOfLastCall) -> list[bytes]:
-    assert llm.last_chat_messages is not None
-    return [
-        BytesIO(block.resolve_image().read()).getvalue()
-        for message in llm.last_chat_messages
-        if message.role == MessageRole.USER
-        for block in message.blocks
-        if isinstance(block, ImageBlock)
-    ]
-
-
-async def test_the_llm_sees_exactly_the_best_pages_in_their_new_order(
-    postprocessor: ZipRerankPostprocessor, reranker: ListwiseReranker, nodes: list[NodeWithScore]
-) -> None:
-    ranking = reranker.rerank(QUERY, [Image.open(path) for path in PAGES])
-    expected = [PAGES[i].read_bytes() for i in ranking.order[:3]]
-    engine, llm = engine_over(nodes, postprocessor)
-    response = engine.query(QUERY)
-    assert images_shown_to(llm) == expected
-    assert ids(response.source_nodes) == [PAGES[i].stem for i in ranking.order[:3]]
-    llm.reset_memory()
-    await engine.aquery(QUERY)
-    assert images_shown_to(llm) == expected
-
-
-async def test_concurrent_questions_to_one_engine_get_the_serial_sources(
-    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore]
-) -> None:
-    engine, _ = engine_over(nodes[:4], postprocessor)
-    questions = [f"{QUERY} {i}" for i in range(16)]
-    serial = [engine.query(question).source_nodes for question in questions]
-    answers = await asyncio.gather(*(engine.aquery(question) for question in questions))
-    for answer, expected in zip(answers, serial, strict=True):
-        assert_alike(answer.source_nodes, expected)
