@@ -17,7 +17,7 @@ def fetch_package(package: str, folder: Path) -> Path:
     """Return the folder in which the files of `package` lie, below `folder`; fetch it when it is not there yet.
 
     Raises:
-        FetchError: apt-get or dpkg is missing, or does not know or cannot load the package.
+        FetchError: apt-get or dpkg is missing, or does not know or cannot load or unpack the package.
     """
     target = folder / package
     if target.is_dir():
@@ -37,7 +37,9 @@ def fetch_package(package: str, folder: Path) -> Path:
             "Run `apt-get update` as root and try again; Debian 12 has all packages."
         )
     partial = folder / f"{package}.partial"
-    subprocess.run(["dpkg", "-x", str(archives[-1]), str(partial)], check=True)
+    unpacked = subprocess.run(["dpkg", "-x", str(archives[-1]), str(partial)], capture_output=True, text=True)
+    if unpacked.returncode:
+        raise FetchError(f"{archives[-1]} cannot be unpacked: {unpacked.stderr.strip()}. Remove it and try again.")
     partial.rename(target)
     return target
 
@@ -55,7 +57,9 @@ def fetch_file(package: str, name: str, folder: Path) -> Path:
     for path in sorted(root.rglob("*")):
         if path.is_file() and path.name in {name, f"{name}.gz"}:
             content = path.read_bytes()
-            copy.write_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
+            unfinished = copy.with_suffix(".partial")
+            unfinished.write_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
+            unfinished.replace(copy)
             return copy
     raise FetchError(
         f"The package {package} has no file {name}. Look into {root}: another release may name it otherwise."

@@ -18,12 +18,14 @@ from json import JSONDecodeError
 
 import httpx
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.bridge.pydantic import ValidationError
 from llama_index.core.callbacks.token_counting import get_tokens_from_response
 from llama_index.core.llms import LLM
 from PIL import Image
 
 from llama_index_ziprerank.pages.images import encode_png
 
+_GARBAGE = (JSONDecodeError, UnicodeDecodeError, ValidationError)
 _BUSY = (408, 409, 429)  # request time-out, lock time-out, rate limit; from 500 on the server is at fault
 
 
@@ -52,7 +54,7 @@ class LLMTeacher:
         message = ChatMessage(role="user", blocks=[TextBlock(text=prompt), *pictures])
         try:
             response = await self._llm.achat([message])
-        except (AttributeError, IndexError, KeyError, TypeError, JSONDecodeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, *_GARBAGE) as error:
             raise MalformedResponseError(
                 f"what {self._llm.metadata.model_name} answered cannot be read ({type(error).__name__}: {error}); "
                 "is the address that of an API?"
@@ -71,7 +73,7 @@ def seconds_before_retry(error: BaseException) -> float | None:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return _retry_after(error) if status in _BUSY or status >= 500 else None
-    temporary = (ConnectionError, TimeoutError, httpx.TransportError, MalformedResponseError)
+    temporary = (ConnectionError, TimeoutError, httpx.TransportError, httpx.DecodingError, MalformedResponseError)
     return 0.0 if isinstance(error, temporary) or isinstance(error.__cause__, temporary) else None
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,24 @@ def test_help_is_there_before_torch_and_llama_index_are_loaded() -> None:
 
     assert done.stdout.startswith("Usage: ziprerank")
     assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_pipe_takes_any_question_and_file_name(
+    encoding: str, manual: Path, retriever: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    named = shutil.copy(manual, tmp_path / "é → 😀.pdf")
+    models = ["--model", str(PARITY), "--retriever", str(retriever)]
+    command = [sys.executable, "-c", "from llama_index_ziprerank.cli import main; main()", "ask", "Bar → 😀"]
+    as_json, as_table = (
+        subprocess.run([*command, "--pdf", named, *models, *more], capture_output=True, check=True).stdout
+        for more in (["--json"], [])
+    )
+
+    answer = json.loads(as_json.decode("ascii"))
+    assert (answer["question"], answer["pages"][0]["file"]) == ("Bar → 😀", Path(named).name)
+    assert b"rank before" in as_table
 
 
 def test_pages_are_ranked_from_1_with_the_rank_they_had_before(run: Run, manual: Path, retriever: Path) -> None:
@@ -162,6 +181,13 @@ def test_models_name_the_embedded_pair_and_the_papers_model(run: Run) -> None:
 
     assert "mtri-admin/ZipRerank" in table
     assert [model["option"] for model in json.loads(out) if model["name"] == "nano"] == ["--model", "--retriever"]
+
+
+def test_a_narrow_window_cuts_no_name_of_a_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.out, "width", 40)
+    _, table, _ = run("models")
+
+    assert "…" not in table
 
 
 def test_json_has_no_colours_even_where_they_are_forced() -> None:

@@ -86,6 +86,29 @@ def test_a_killed_run_goes_on_and_has_every_row_once(run: Run, pages: Path, tmp_
     assert sorted(row["query"] for row in rows(to)) == sorted(f"shade {number}" for number in range(30))
 
 
+def test_a_terminated_run_tells_its_totals_and_leaves_no_temporary_folder(pages: Path, tmp_path: Path) -> None:
+    queries, to = write_queries(tmp_path / "queries.jsonl", 30), tmp_path / "labels.jsonl"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    program = "import sys\nfrom llama_index_ziprerank.cli import main\nmain(sys.argv[1:])"
+    with llm_server(lambda query, time: Reply(delay=0.1)) as server:
+        arguments = [str(queries), "--pages", str(pages), "--to", str(to), "--api-base", server.url, "--json"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "label", *arguments],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
+        deadline = time.monotonic() + 60
+        while not (to.exists() and to.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.terminate()
+        out, _ = process.communicate()
+
+    assert process.returncode == 128 + signal.SIGTERM
+    assert json.loads(out)["labelled"] == to.read_bytes().count(b"\n")
+    assert not [*temporary.glob("ziprerank-*")]
+
+
 def test_pages_of_a_pdf_are_named_by_file_and_number(run: Run, tmp_path: Path) -> None:
     tiny_manual(tmp_path / "manual.pdf")
     candidates = [f"manual.pdf#{number}" for number in (2, 9, 4)]

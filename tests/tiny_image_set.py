@@ -14,14 +14,15 @@ QRELS = [("q1", "page 0", 1), ("q2", "page 5", 2), ("q2", "page 4", 1), ("q3", "
 """q3 has no relevant page."""
 
 
-def page_image(number: int) -> Image.Image:
-    return Image.new("RGB", (64, 64), (40 * number, 40 * number, 40 * number))
+def page_image(number: int, brighter: int = 0) -> Image.Image:
+    grey = 40 * number + brighter
+    return Image.new("RGB", (64, 64), (grey, grey, grey))
 
 
-def write_image_set(folder: Path, form: str) -> Path:
+def write_image_set(folder: Path, form: str, *, brighter: int = 0) -> Path:
     """Write the set as "saved", "split", "parquet", "jsonl", "tsv" (images as files) or "trec" (the same)."""
     folder.mkdir(parents=True)
-    corpus = [{"corpus-id": page, "image": _png(number)} for number, page in enumerate(PAGES)]
+    corpus = [{"corpus-id": page, "image": _png(number, brighter)} for number, page in enumerate(PAGES)]
     queries = [{"query-id": query, "query": text} for query, text in QUERIES.items()]
     qrels = [{"query-id": query, "corpus-id": page, "score": grade} for query, page, grade in QRELS]
     if form in {"saved", "split", "parquet"}:
@@ -30,7 +31,7 @@ def write_image_set(folder: Path, form: str) -> Path:
         return folder
     (folder / "corpus").mkdir()
     for number, page in enumerate(PAGES):
-        page_image(number).save(folder / "corpus" / f"{page}.png")
+        page_image(number, brighter).save(folder / "corpus" / f"{page}.png")
     if form == "tsv":
         (folder / "queries.tsv").write_text(_tsv(queries))
         (folder / "qrels.tsv").write_text(_tsv(qrels))
@@ -63,7 +64,7 @@ def _tsv(rows: list[dict[str, Any]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _png(number: int) -> dict[str, Any]:
+def _png(number: int, brighter: int) -> dict[str, Any]:
     buffer = BytesIO()
-    page_image(number).save(buffer, "PNG")
+    page_image(number, brighter).save(buffer, "PNG")
     return {"bytes": buffer.getvalue(), "path": None}

@@ -64,11 +64,11 @@ class Desk:
         Raises:
             ValueError: when there is no document, or no question.
         """
-        if not self._shelf:
-            raise ValueError("There is no PDF to search yet. Drop one first.")
         if not question.strip():
             raise ValueError("There is no question yet. Type one.")
         with self._turn:
+            if not self._shelf:
+                raise ValueError("There is no PDF to search yet. Drop one first.")
             nodes = self._index.as_retriever(CANDIDATES).retrieve(question)
             reranker = ZipRerankPostprocessor.from_reranker(self._reranker, top_n=top_n, keep_ratio=keep_ratio)
             return reranker.explain(question, nodes, self._index)

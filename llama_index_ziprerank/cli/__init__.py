@@ -4,8 +4,11 @@ Results go to stdout, progress and errors to stderr. What a user can set right i
 Torch and LlamaIndex are imported inside the commands, so that `--help` stays quick.
 """
 
+import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import typer
@@ -48,6 +51,11 @@ def _quieten() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, by default the one the process was started with; always ends in SystemExit."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # pipes of Windows do not know the arrow of a table
     try:
         app(arguments, prog_name="ziprerank")
     except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:  # what doors and rooms document
@@ -55,3 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"ziprerank: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(2)
+
+
+def _end(number: int, frame: object) -> None:
+    """Let a termination, too, remove temporary folders and say what was paid for."""
+    sys.exit(128 + number)

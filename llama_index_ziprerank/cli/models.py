@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.cli.console import AsJson, out, print_json
@@ -39,7 +39,7 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(checkpoint) for checkpoint in CHECKPOINTS])
         return
-    table = Table("option", "name", "what it is", box=None)
+    table = Table(*(Column(name, overflow="fold") for name in ("option", "name", "what it is")), box=None)
     for checkpoint in CHECKPOINTS:
         table.add_row(checkpoint.option, checkpoint.name, checkpoint.remark)
     out.print(table)

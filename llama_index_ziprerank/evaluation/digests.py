@@ -21,9 +21,14 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def bytes_digest(content: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def content_digest(*values: Any) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return bytes_digest(json.dumps(values, sort_keys=True).encode())
 
 
 def checkpoint_digests(*, reranker: str, retriever: str) -> Mapping[str, str]:
@@ -36,4 +41,4 @@ def folder_digest(folder: Path) -> str:
     """Return the first 16 hexadecimal digits of a SHA-256 of what makes the checkpoint in a folder what it is."""
     files = sorted(path for part in _PARTS for path in folder.glob(part))
     told = "".join(f"{path.name} {file_digest(path)}\n" for path in files)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return bytes_digest(told.encode())

@@ -4,13 +4,15 @@ ViDoRe's sets on the Hugging Face Hub have three configurations: ``corpus {corpu
 query}`` and ``qrels {query-id, corpus-id, score}`` (ids may be spelled with an underscore, a missing score is 1). On
 disk a set is a folder with three tables of these names, each of them one of:
 
-- a folder that `datasets.save_to_disk` wrote, or one with parquet files;
+- a folder that `datasets.save_to_disk` wrote, or one with parquet files (or of the formats below); of files that are
+  named after splits (``test.tsv``, ``train-00000-of-00002.parquet``) those of the chosen split are read;
 - ``<name>.parquet`` (also ``<name>-00000-of-00002.parquet``), ``.jsonl``, ``.csv`` or ``.tsv``;
 - for the corpus a folder of image files, whose names without suffix are the ids; for the qrels also ``qrels.trec``.
 """
 
+import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,16 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from llama_index_ziprerank.evaluation.digests import bytes_digest, file_digest
 from llama_index_ziprerank.evaluation.runs import read_qrels, whole_grade, without_space
 from llama_index_ziprerank.pages.images import open_image
 from llama_index_ziprerank.pages.page import PageError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
-_LOADERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
+_LOADERS = {".parquet": "parquet", ".jsonl": "json"}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_SPLIT_FILE = re.compile(r"(train|dev|validation|test)(?:-\d+-of-\d+)?")
 _SPELLINGS = {
     "corpus-id": ("corpus-id", "corpus_id", "_id", "id"),
     "query-id": ("query-id", "query_id", "_id", "id"),
@@ -46,16 +51,25 @@ class ImageSet:
 
     def image(self, page: str) -> Image.Image:
         """Open a page's image. Raises PageError, naming the page, when it cannot be read."""
-        place = self.images[page]
         try:
-            if isinstance(place, Path):
-                return open_image(place)
-            table, row = place
-            image = table[row][_column(self.name, table, "image")]
-            stored = image if isinstance(image, bytes) else image["bytes"] or Path(image["path"])
-            return open_image(stored)
+            return open_image(self._stored(page))
         except PageError as error:
             raise PageError(f"{self.name}, page {page!r}: {error}") from error
+
+    def image_digest(self, page: str) -> str | None:
+        """Tell a page's image from others by its bytes; None where there is no file."""
+        stored = self._stored(page)
+        if isinstance(stored, bytes):
+            return bytes_digest(stored)
+        return file_digest(stored) if stored.is_file() else None
+
+    def _stored(self, page: str) -> bytes | Path:
+        place = self.images[page]
+        if isinstance(place, Path):
+            return place
+        table, row = place
+        image = table[row][_column(self.name, table, "image")]
+        return image if isinstance(image, bytes) else image["bytes"] or Path(image["path"])
 
     def pages(self) -> Iterator[tuple[str, Image.Image]]:
         """Yield every page with its image, one at a time."""
@@ -132,12 +146,13 @@ def _local_table(folder: Path, part: str, split: str | None) -> datasets.Dataset
     if any((saved / marker).is_file() for marker in ("dataset_info.json", "dataset_dict.json", "state.json")):
         return _split(str(saved), datasets.load_from_disk(str(saved)), split)
     for pattern in (f"{part}/*", f"{part}.*", f"{part}-*"):
-        files = [path for path in sorted(folder.glob(pattern)) if path.suffix in _LOADERS]
+        files = [path for path in sorted(folder.glob(pattern)) if path.suffix in {*_LOADERS, *_SEPARATORS}]
         if files:
             suffix = files[0].suffix
-            more = {"delimiter": "\t"} if suffix == ".tsv" else {}
-            paths = [str(path) for path in files if path.suffix == suffix]
-            return datasets.load_dataset(_LOADERS[suffix], data_files=paths, split="train", **more)
+            paths = _of_split(saved, [path for path in files if path.suffix == suffix], split)
+            if suffix in _SEPARATORS:
+                return _texts(paths, _SEPARATORS[suffix])
+            return datasets.load_dataset(_LOADERS[suffix], data_files=paths, split="train")
     raise FileNotFoundError(
         f"{folder} has no {part}. Wanted {part}/ (written by datasets.save_to_disk, or with parquet files), "
         f"{part}.parquet, {part}.jsonl, {part}.csv or {part}.tsv"
@@ -149,10 +164,34 @@ def _local_table(folder: Path, part: str, split: str | None) -> datasets.Dataset
 def _split(name: str, loaded: datasets.Dataset | datasets.DatasetDict, split: str | None) -> datasets.Dataset:
     if isinstance(loaded, datasets.Dataset):
         return loaded
-    chosen = split or ("test" if "test" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
-    if chosen is None or chosen not in loaded:
-        raise ValueError(f"{name} has the splits {', '.join(loaded)}. Choose one with --split.")
-    return loaded[chosen]
+    return loaded[_chosen(name, loaded, split)]
+
+
+def _texts(paths: Sequence[str], separator: str) -> datasets.Dataset:
+    """Read every cell as the text that it is: ``datasets`` takes page 007 for 7, and the question "NA" for none."""
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows += csv.DictReader(file, delimiter=separator, restkey="")
+    return datasets.Dataset.from_list(rows)
+
+
+def _of_split(folder: Path, files: Sequence[Path], split: str | None) -> list[str]:
+    """Choose among files that are named after splits, as BEIR's qrels are; files of other names belong together."""
+    splits: dict[str, list[str]] = {}
+    for path in files:
+        named = _SPLIT_FILE.fullmatch(path.stem)
+        splits.setdefault(named[1] if named else "", []).append(str(path))
+    if "" in splits or len(splits) == 1:
+        return [str(path) for path in files]
+    return splits[_chosen(str(folder), splits, split)]
+
+
+def _chosen(name: str, splits: Collection[str], split: str | None) -> str:
+    chosen = split or ("test" if "test" in splits else next(iter(splits)) if len(splits) == 1 else None)
+    if chosen is None or chosen not in splits:
+        raise ValueError(f"{name} has the splits {', '.join(splits)}. Choose one with --split.")
+    return chosen
 
 
 def _ids(name: str, table: datasets.Dataset, column: str) -> list[str]:

@@ -146,7 +146,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Add one JSON object as a line of its own and hand it to the operating system at once."""
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # half a character, as JSON spells it
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -207,7 +207,7 @@ def _id(text: str) -> str:
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     unfinished = path.with_name(f"{path.name}.partial")
-    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
     unfinished.replace(path)
 
 

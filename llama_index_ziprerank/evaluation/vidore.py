@@ -59,12 +59,14 @@ def evaluate_image_set(
     """
     to.mkdir(parents=True, exist_ok=True)
     path, run_path = to / "results.jsonl", to / f"{FIRST_STAGE}.jsonl"
-    if not path.exists():  # then nothing says what made the run
+    if not path.exists() or not path.stat().st_size:  # then nothing says what made the run
         run_path.unlink(missing_ok=True)
     told = {
         **asdict(settings),
         "weights": checkpoint_digests(reranker=settings.rerank.model, retriever=settings.retriever),
-        "data set": content_digest(image_set.queries, image_set.qrels, list(image_set.images)),
+        "data set": content_digest(
+            image_set.queries, image_set.qrels, [(page, image_set.image_digest(page)) for page in image_set.images]
+        ),
     }
     file = ResultsFile(path, told, ImageSetResult)
     asked = _drawn(image_set, settings)

@@ -69,7 +69,7 @@ def train(recipe: RankingRecipe, callbacks: Sequence[TrainerCallback] = ()) -> T
         state = trainer.state
         measured = figures(len(held_out) if held_out is not None else 0, state.log_history)
         card = model_card(recipe, described, state.global_step, measured)
-        (checkpoint / "README.md").write_text(card, encoding="utf-8")
+        (checkpoint / "README.md").write_text(card, encoding="utf-8", errors="replace")
         write_recipe(recipe, checkpoint / RECIPE)
 
     trainer.papers = write_papers

@@ -1,4 +1,6 @@
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,19 @@ def test_a_pdf_that_was_added_can_be_asked_about_until_it_is_removed(desk: Desk,
     assert desk.shelf == []
     with pytest.raises(ValueError, match="Drop one first"):
         desk.ask("Bar graphs", 0.5, 3)
+
+
+def test_a_question_that_waits_for_the_removal_of_all_pdfs_finds_none(desk: Desk, tmp_path: Path) -> None:
+    desk.add(tiny_manual(tmp_path / "manual.pdf"))
+    with ThreadPoolExecutor(2) as threads:
+        with desk._turn:
+            removal = threads.submit(desk.clear)
+            time.sleep(0.1)  # the removal is the first to wait
+            answer = threads.submit(desk.ask, "Bar graphs", 0.5, 3)
+            time.sleep(0.1)
+        removal.result()
+        with pytest.raises(ValueError, match="Drop one first"):
+            answer.result()
 
 
 def test_the_vision_tower_looks_at_a_page_once(desk: Desk, tmp_path: Path) -> None:

@@ -33,6 +33,33 @@ def test_a_split_is_chosen_by_name(tmp_path: Path) -> None:
         load_image_set(str(folder), "dev")
 
 
+def test_of_tables_named_after_splits_one_is_read(tmp_path: Path) -> None:
+    folder = write_image_set(tmp_path / "set", "tsv")
+    (folder / "qrels").mkdir()
+    table = (folder / "qrels.tsv").read_text()
+    (folder / "qrels.tsv").rename(folder / "qrels" / "test.tsv")
+    (folder / "qrels" / "train.tsv").write_text(table.replace("page 0", "page 3"))
+
+    assert load_image_set(str(folder)).qrels["q1"] == {"page%200": 1}
+    assert load_image_set(str(folder), "train").qrels["q1"] == {"page%203": 1}
+    with pytest.raises(ValueError, match="has the splits test, train. Choose one"):
+        load_image_set(str(folder), "dev")
+
+
+@pytest.mark.parametrize(("suffix", "comma"), [("tsv", "\t"), ("csv", ",")])
+def test_numbers_keep_their_zeros_and_no_question_is_taken_for_nothing(tmp_path: Path, suffix: str, comma: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    for number, name in enumerate(["007", "100"]):
+        page_image(number).save(tmp_path / "corpus" / f"{name}.png")
+    rows = {"queries": ["query-id query", "01 NA"], "qrels": ["query-id corpus-id score", "01 007 1", "01 100 2"]}
+    for part, lines in rows.items():
+        (tmp_path / f"{part}.{suffix}").write_text("".join(f"{line.replace(' ', comma)}\n" for line in lines))
+
+    read = load_image_set(str(tmp_path))
+
+    assert (read.queries, read.qrels) == ({"01": "NA"}, {"01": {"007": 1, "100": 2}})
+
+
 @pytest.mark.parametrize("part", ["queries", "qrels", "corpus"])
 def test_a_missing_table_is_named_with_what_would_do(tmp_path: Path, part: str) -> None:
     folder = write_image_set(tmp_path / "set", "saved")

@@ -145,6 +145,14 @@ def test_jsonl_reads_back_as_written(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "rows") == rows
 
 
+def test_half_a_character_in_a_question_is_written_as_json_spells_it(tmp_path: Path) -> None:
+    rows = [{"query": "caf\udce9 \U0001f600"}, {"query": "\ud83d"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows[:1])
+    append_jsonl(tmp_path / "rows.jsonl", rows[1])
+
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
 def test_a_line_cut_off_at_the_end_is_left_out_and_one_in_the_middle_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "rows"
     file.write_text('{"a": 1}\n{"a"')

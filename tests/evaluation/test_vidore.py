@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -93,9 +94,22 @@ def test_results_of_a_set_whose_answers_changed_are_not_taken_for_its_own(image_
         evaluate_image_set(corrected, SETTINGS, DarkestFirst(), tmp_path)
 
 
-def test_a_run_that_nothing_tells_about_is_made_again(image_set: ImageSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["saved", "tsv"])
+def test_results_of_a_set_whose_images_changed_are_not_taken_for_its_own(form: str, tmp_path: Path) -> None:
+    evaluate_image_set(load_image_set(str(write_image_set(tmp_path / "set", form))), SETTINGS, DarkestFirst(), tmp_path)
+    shutil.rmtree(tmp_path / "set")
+    write_image_set(tmp_path / "set", form, brighter=10)
+
+    with pytest.raises(ValueError, match="other settings .data set"):
+        evaluate_image_set(load_image_set(str(tmp_path / "set")), SETTINGS, DarkestFirst(), tmp_path)
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_run_that_nothing_tells_about_is_made_again(image_set: ImageSet, tmp_path: Path, emptied: bool) -> None:
     evaluate_image_set(image_set, replace(SETTINGS, queries=1), DarkestFirst(), tmp_path)
     (tmp_path / "results.jsonl").unlink()
+    if emptied:
+        (tmp_path / "results.jsonl").touch()
     first = DarkestFirst()
 
     assert len(evaluate_image_set(image_set, SETTINGS, first, tmp_path)) == 2 and first.calls == 1

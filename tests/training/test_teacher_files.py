@@ -1,5 +1,6 @@
 """What the teacher reads and writes: answers, files of queries and of rankings, and the images of pages."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def test_a_torn_last_row_is_removed_and_asked_again(tmp_path: Path, cut: int) ->
         labels.add(queries[1], BRIGHTEST_FIRST, "ü")
 
     assert to.read_bytes() == first + second
+
+
+def test_half_a_character_in_an_answer_is_kept_as_json_spells_it(tmp_path: Path) -> None:
+    [query] = read_queries(write_queries(tmp_path / "queries.jsonl", 1))
+    with LabelFile(tmp_path / "labels.jsonl") as labels:
+        labels.add(query, BRIGHTEST_FIRST, "[B] > [A] \ud83d")
+
+    [line] = (tmp_path / "labels.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["openai_response"] == "[B] > [A] \ud83d"
+    with LabelFile(tmp_path / "labels.jsonl") as labels:
+        assert query in labels
 
 
 def test_a_last_row_that_lacks_only_its_newline_is_kept(tmp_path: Path) -> None:
@@ -82,6 +94,8 @@ def test_a_file_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path) 
         ("[C] > [B] = [A]", [2, 1, 0]),
         ("A = B holds. [C] > [A]", [2, 0]),
         ("1. [B]\n2. [A]", [1, 0]),
+        ("[A] is a table. **[B]** > **[A]** > **[C]**", [1, 0, 2]),
+        ("Of [A] and [C]: `[C]` > `[A]`", [2, 0]),
         ("A page about Bees and Cats", []),
         ("[1] > [2]", []),
         ("", []),

@@ -68,8 +68,8 @@ def evaluate_mmdocir(
 
     Raises:
         FileNotFoundError: for a missing file of the benchmark.
-        ValueError: for a file of another kind or version, a run that lacks questions, or `to` with other settings or
-            annotations.
+        ValueError: for a file of another kind or version, a run that lacks questions, or `to` with other settings,
+            annotations or images.
     """
     documents = read_annotations(folder / ANNOTATIONS)
     asked = _drawn(documents, settings)
@@ -83,6 +83,7 @@ def evaluate_mmdocir(
         **asdict(settings),
         "weights": checkpoint_digests(reranker=settings.rerank.model, retriever=settings.first_stage),
         "annotations": file_digest(folder / ANNOTATIONS),
+        "images": file_digest(path),
     }
     file = ResultsFile(to / f"results-{settings.level}.jsonl", told, QuestionResult)
     waiting = set(asked) - file.query_ids()

@@ -98,7 +98,7 @@ async def written_questions(
 
     def keep(page: int, found: list[str]) -> None:
         kept[page] = found
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"page": page, "questions": found}, ensure_ascii=False) + "\n")
 
     async def work() -> None:

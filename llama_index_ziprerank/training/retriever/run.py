@@ -48,7 +48,7 @@ def train_retriever(recipe: Retriever) -> Trained:
     def write_papers(checkpoint: Path) -> None:
         state = trainer.state
         card = retriever_card(recipe, retriever.family.name, described, measured, state.global_step, state.log_history)
-        (checkpoint / "README.md").write_text(card, encoding="utf-8")
+        (checkpoint / "README.md").write_text(card, encoding="utf-8", errors="replace")
         write_recipe(recipe, checkpoint / RECIPE)
 
     trainer.papers = write_papers

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from colpali_engine.collators import VisualRetrieverCollator
+from colpali_engine.collators.visual_retriever_collator import VisualRetrieverCollator, prefix_keys
 from colpali_engine.data import ColPaliEngineDataset
+from colpali_engine.models import ColPaliProcessor
 from colpali_engine.trainer.contrastive_trainer import ContrastiveTrainer
 from torch import nn
 from torch.utils.data import Sampler
@@ -29,7 +30,20 @@ class _Collator(VisualRetrieverCollator):
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         key, tokenizer = ColPaliEngineDataset.QUERY_KEY, self.processor.tokenizer
-        return super().__call__([{**row, key: plain_question(row[key], tokenizer)} for row in examples])
+        asked = [plain_question(row[key], tokenizer) for row in examples]
+        collated = super().__call__([{**row, key: text} for row, text in zip(examples, asked, strict=True)])
+        pages = {name: value for name, value in collated.items() if not name.startswith(self.query_prefix)}
+        return {**pages, **prefix_keys(self._questions(asked), self.query_prefix)}
+
+    def _questions(self, asked: list[str]) -> dict[str, torch.Tensor]:
+        """Let the processor word the questions: ColGemma3's appends no augmentation tokens, the collator always does.
+
+        PaliGemma's text attends both ways, in transformers 5.23 beside padding only where it is said to be a prefix.
+        """
+        read = dict(self.processor.process_queries(asked))
+        if isinstance(self.processor, ColPaliProcessor):
+            read["token_type_ids"] = torch.zeros_like(read["input_ids"])
+        return read
 
     def auto_collate(self, batch: Sequence[Any], key_prefix: str = "") -> dict[str, Any]:
         collated = super().auto_collate(list(batch), key_prefix)

@@ -76,7 +76,7 @@ class LabelFile:
             query.first_stage_scores,
         )
         row = dict(zip(LABEL_COLUMNS, values, strict=True))
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._labelled[query.domain, query.query_id] = hash((query.query, query.candidates))

@@ -1,5 +1,6 @@
 """The text layer's order, the candidates, and the questions that are held out: rules that need no model."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from llama_index_ziprerank.training.finetune.documents import Document, Labels, Question
+from llama_index_ziprerank.training.finetune.documents import Document, Labels, Question, write_whole
 from llama_index_ziprerank.training.finetune.lists import teacher_query
 from llama_index_ziprerank.training.finetune.questions import Asked, hold_out, numbered, read_lines, written_questions
 from llama_index_ziprerank.training.finetune.run import _without_training
@@ -119,6 +120,18 @@ async def test_a_page_without_questions_is_not_asked_about_again(tmp_path: Path)
     assert [question.pages for question in first] == [(1,), (3,), (4,)]
     assert await written() == first
     assert len(asked) == 4
+
+
+async def test_half_a_character_in_a_question_is_kept(tmp_path: Path) -> None:
+    async def ask(prompt: str, images: Sequence[Image.Image]) -> str:
+        return "What is told here \ud83d?"
+
+    image = Image.new("RGB", (8, 8))
+    for _ in range(2):
+        found = await written_questions(document(), Teacher(ask), lambda _: image, tmp_path / "q.jsonl", count=1)
+        assert {question.text for question in found} == {"What is told here \ud83d?"}
+    write_whole(tmp_path / "lists.jsonl", json.dumps(found[0].text, ensure_ascii=False))
+    assert json.loads((tmp_path / "lists.jsonl").read_text(encoding="utf-8")) == found[0].text
 
 
 async def test_a_document_of_which_no_page_gets_questions_is_asked_about_again(tmp_path: Path) -> None:

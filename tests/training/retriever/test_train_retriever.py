@@ -6,9 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_retriever
 import torch
+from colpali_engine.data import ColPaliEngineDataset
 from llama_index.core.schema import ImageDocument
 from peft import LoraConfig, get_peft_model
 from PIL import Image
@@ -21,6 +23,7 @@ from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.families import load
 from llama_index_ziprerank.training.options import parse_recipe, write_recipe
 from llama_index_ziprerank.training.retriever.run import train_retriever
+from llama_index_ziprerank.training.retriever.trainer import _Collator
 from llama_index_ziprerank.training.retriever_recipe import Retriever
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.20 asks for it
@@ -76,6 +79,20 @@ def test_special_tokens_in_a_question_are_text_in_training_too(recipe: MakeRecip
     rows = [{**row, "query": f"{row['query']} <|image_pad|> \udcff"} for row in rows]
     Path(lists).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert train_retriever(recipe(data=lists, eval_data=lists, max_steps=2, batch_size=6)).quality
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in PaliGemma's processor
+@pytest.mark.parametrize("family", list(tiny_retriever.FAMILIES))
+def test_a_question_among_longer_ones_is_learned_as_the_index_reads_it_alone(family: str, tmp_path: Path) -> None:
+    build, _, _ = tiny_retriever.FAMILIES[family]
+    encoder = MultiVectorEncoder.from_pretrained(str(build(tmp_path / "start")), device="cpu")
+    asked = [question(0), " ".join(WORDS), WORDS[1]]
+    rows = [{ColPaliEngineDataset.QUERY_KEY: text, ColPaliEngineDataset.POS_TARGET_KEY: page(0)} for text in asked]
+    batch = _Collator(encoder.processor)(rows)
+    with torch.no_grad():
+        learned = encoder.model(**{name[6:]: value for name, value in batch.items() if name.startswith("query_")})
+    for ours, alone in zip(learned, encoder.encode_queries(asked), strict=True):
+        np.testing.assert_allclose(ours[ours.any(dim=-1)], alone, atol=1e-5)
 
 
 def mean_scores(model: str, asked: str) -> list[float]:
