@@ -231,13 +231,17 @@ class ColPaliIndex:
         self._add(map(as_page_node, nodes), show_progress, len(nodes))
 
     def delete_ref_doc(self, ref_doc_id: str) -> None:
-        """Remove a document, that is one page; unknown ids are no error. See `delete_file` for a whole PDF."""
+        """Remove a document, that is one page; unknown ids are no error. See `delete_file` for a whole PDF.
+
+        Its image goes at once: a question that has found it and not read it yet fails, and can be asked again.
+        """
         self._remove(document_is(ref_doc_id))
 
     def delete_file(self, file_path: str | Path) -> int:
         """Remove all pages whose metadata says that they are from this file; return how many there were.
 
-        A page that another file holds too stays, as a page of that file alone.
+        A page that another file holds too stays, as a page of that file alone. Images go at once, as by
+        `delete_ref_doc`; `refresh_ref_docs` leaves them for ten minutes to the questions that are under way.
         """
         name = encodable(str(file_path))  # as the reader says it
         return self._remove(metadata_is(FILE_PATH, [name]), lambda page, path: path == name)
@@ -339,7 +343,7 @@ class ColPaliIndex:
         with self._writing:
             try:
                 self._forget_replaced(0)
-            except StoreError:  # closed or out of reach: the images wait for the next to open the index
+            except (StoreError, OSError):  # closed, out of reach, not to be written: images wait for who opens it next
                 self._has_leftovers = True
             try:
                 self.store.close()
@@ -470,9 +474,10 @@ class ColPaliIndex:
     def _remove_images(self, names: Iterable[str]) -> None:
         """Remove page images, and what the folder keeps of their features."""
         names = list(names)
-        if self.feature_dir.is_dir():
-            forget_image_files(self.feature_dir, [self.image_dir / name for name in names])
-        self._folder.remove_images(names)
+        with disk_errors(self._folder.path):
+            if self.feature_dir.is_dir():
+                forget_image_files(self.feature_dir, [self.image_dir / name for name in names])
+            self._folder.remove_images(names)
 
     @contextmanager
     def _changes(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fsspec import AbstractFileSystem
-from llama_index.core.bridge.pydantic import Field, field_validator
+from llama_index.core.bridge.pydantic import ConfigDict, Field, field_validator, model_validator
 from llama_index.core.readers.base import BasePydanticReader
 from llama_index.core.schema import Document
 
@@ -31,6 +31,8 @@ class PDFPageReader(BasePydanticReader):
     >>> SimpleDirectoryReader("manuals", file_extractor={".pdf": PDFPageReader()}).load_data()
     """
 
+    model_config = ConfigDict(extra="forbid")  # a field that is misspelt would be its default
+
     dpi: int = Field(default=_DPI, gt=0, description="Pixels an inch at which pages are drawn.")
     max_side: int = Field(default=_MAX_SIDE, gt=0, description="Limit of a picture's longer side in pixels.")
     max_pages: int = Field(default=MAX_PAGES, gt=0, description="A file with more pages is refused.")
@@ -50,6 +52,11 @@ class PDFPageReader(BasePydanticReader):
     image_dir: str | Path | None = Field(
         default=None, description="Folder for the pictures as PNG files; without one they are embedded as base64."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_class_name(cls, fields: Any) -> Any:  # which `to_dict` writes beside the fields
+        return {name: fields[name] for name in fields if name != "class_name"} if isinstance(fields, dict) else fields
 
     @field_validator("image_dir", mode="before")
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
+import numpy as np
 from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -54,7 +55,8 @@ class ColPaliRetriever(BaseRetriever):
     """Finds the `similarity_top_k` pages with the highest MaxSim, best first.
 
     `NodeWithScore.score` is the plain MaxSim sum (ColPali, arXiv:2407.01449): one term of at most 1 for every vector
-    of the question. It orders the pages of one question; it does not compare questions.
+    of the question. It orders the pages of one question; it does not compare questions. What a query transformation
+    (HyDE) gives to be embedded is searched for in the question's place; of several texts the scores add up.
 
     A page of several copies (the same bytes under several paths) passes `filters` when one copy passes them all; it is
     returned as that copy, and carries nothing of the others.
@@ -86,10 +88,10 @@ class ColPaliRetriever(BaseRetriever):
         return self._index.encoder
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        question = query_bundle.query_str.strip()
-        if not question:
+        questions = [text.strip() for text in query_bundle.embedding_strs if text.strip()]
+        if not questions:
             raise ValueError(f"A question must contain text, got {query_bundle.query_str!r}.")
-        query = self._index.encoder.encode_queries([question])[0]  # (T, D)
+        query = np.concatenate(self._index.encoder.encode_queries(questions))  # (T, D)
         page_filter = None if self._copy_filter is None else has_copy(self._copy_filter)
         hits = self._index.store.search(query, self._similarity_top_k, page_filter)
         found = [(PagePayload.of(hit).passing(self._copy_filter), hit.score) for hit in hits]
@@ -248,6 +250,8 @@ def has_copy(copy_filter: PageFilter) -> PageFilter:
 def translate_filters(filters: MetadataFilters) -> PageFilter:
     """Translate LlamaIndex's filters into the store's, as they are asked of the metadata of one copy of a page.
 
+    Without any filter in them every page passes, whatever their condition, as in LlamaIndex's own stores.
+
     Raises:
         ValueError: for text search, for a value that does not fit its operator, and for a key or a number that no
             store compares.
@@ -255,7 +259,7 @@ def translate_filters(filters: MetadataFilters) -> PageFilter:
     parts = tuple(
         translate_filters(part) if isinstance(part, MetadataFilters) else _translate(part) for part in filters.filters
     )
-    if filters.condition == FilterCondition.OR:
+    if parts and filters.condition == FilterCondition.OR:
         return SomeMatch(parts)
     return NoneMatch(parts) if filters.condition == FilterCondition.NOT else AllMatch(parts)
 

@@ -1,6 +1,7 @@
 """An index that changes under its readers, with one that shares its store, or after something of it was lost."""
 
 import base64
+import errno
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -246,6 +247,23 @@ def test_an_index_whose_folder_was_moved_is_closed_with_one_error_and_opened_the
     index.close()
     with ColPaliIndex.load(tmp_path / "moved", model=encoder) as moved:
         _check_shows(moved, 1)
+
+
+def test_an_index_whose_images_cannot_be_removed_says_so_closes_and_clears_up_later(
+    encoder: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    index = ColPaliIndex.from_documents([_page(1), _page(2, "other")], encoder, tmp_path / "index")
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(Path, "unlink", refuse)
+        with pytest.raises(StoreError, match="index cannot be written"):
+            index.delete_ref_doc("other")
+        index.close()
+    with ColPaliIndex.load(tmp_path / "index", model=encoder) as again:
+        _check_shows(again, 1)
+        assert len(_images(tmp_path / "index")) == 1
 
 
 @pytest.mark.parametrize("name", ["@eaDir", ".ipynb_checkpoints"])

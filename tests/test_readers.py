@@ -172,6 +172,13 @@ def test_a_reader_survives_storage_without_its_password() -> None:
     assert stored["class_name"] == "PDFPageReader"
 
 
+def test_a_misspelt_choice_is_refused_and_what_was_serialised_is_not() -> None:
+    with pytest.raises(ValueError, match="max_page"):
+        PDFPageReader(max_page=3)  # type: ignore[call-arg]
+    reader = PDFPageReader(max_pages=3)
+    assert PDFPageReader.model_validate_json(reader.to_json()) == PDFPageReader(**reader.to_dict()) == reader
+
+
 def test_worker_processes_get_the_password() -> None:
     assert pickle.loads(pickle.dumps(PDFPageReader(password="secret"))).password == "secret"
 

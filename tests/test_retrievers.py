@@ -88,6 +88,17 @@ def test_pages_come_by_maxsim_with_image_text_and_metadata(
         assert node.node.ref_doc_id == str(page)
 
 
+def test_what_a_query_transformation_gives_to_be_embedded_is_searched_for(index: ColPaliIndex) -> None:
+    retriever = index.as_retriever(similarity_top_k=PAGES)
+    asked = [
+        {found.node.node_id: found.get_score() for found in retriever.retrieve(text)} for text in ("toner", "drum unit")
+    ]
+    found = retriever.retrieve(QueryBundle("jam", custom_embedding_strs=["toner", " ", "drum unit"]))
+    assert {one.node.node_id: one.get_score() for one in found} == pytest.approx(
+        {page: asked[0][page] + asked[1][page] for page in asked[0]}, rel=1e-4
+    )
+
+
 def test_spaces_around_a_question_mean_nothing(index: ColPaliIndex) -> None:
     retriever = index.as_retriever()
     assert retriever.retrieve("\n toner ") == retriever.retrieve("toner")
@@ -187,6 +198,14 @@ def test_conditions_combine_and_nest(index: ColPaliIndex, condition: FilterCondi
     inner = MetadataFilters(filters=[_filter("page_number", F.GTE, 1), _filter("page_number", F.LTE, 4)])
     filters = MetadataFilters(filters=[_filter("file_name", F.EQ, "a"), inner], condition=condition)
     assert set(_ids(index.as_retriever(filters=filters))) == {str(page) for page in pages}
+
+
+@pytest.mark.parametrize("condition", list(FilterCondition))
+def test_no_filter_passes_every_page_whatever_its_condition(index: ColPaliIndex, condition: FilterCondition) -> None:
+    nothing = MetadataFilters(filters=[], condition=condition)
+    assert len(_ids(index.as_retriever(filters=nothing))) == PAGES
+    also = MetadataFilters(filters=[_filter("page_number", F.LT, 2), nothing])
+    assert set(_ids(index.as_retriever(filters=also))) == {"0", "1"}
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ import struct
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from llama_index_ziprerank.pages.page import PageError
+from llama_index_ziprerank.pages.page import PageError, PageWarning
 
 MOST_ELONGATED = 100
 """Times that the longer side may be as long as the shorter; Qwen-VL's image processor refuses 200."""
@@ -26,6 +28,8 @@ _PNG_COMPRESSION = 3  # half the time of the default 6, and on page images no la
 def open_image(source: bytes | Path) -> Image.Image:
     """Decode an image file, from its bytes or its path, to RGB; of an animation, the first frame.
 
+    Of a TIFF file of several pages it is the first too, with a PageWarning.
+
     Raises:
         PageError: the file is missing, is no image of `_FORMATS`, is cut off, is more than `MOST_ELONGATED` times as
             long as wide, or has more pixels than Pillow allows (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
@@ -37,6 +41,7 @@ def open_image(source: bytes | Path) -> Image.Image:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             _check_shape(image, name)
             image.load()
+            _warn_of_more_pages(image, name)
             return to_rgb(image).copy()  # free of the file, which several threads must not ask for the rest
     except PageError:
         raise
@@ -74,6 +79,16 @@ def _formats() -> tuple[str, ...]:
     """Return those of `_FORMATS` that the installed Pillow knows."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _warn_of_more_pages(image: Image.Image, name: str) -> None:
+    if isinstance(image, TiffImageFile) and image.tag_v2.next:
+        warn(
+            f"{name}: of this TIFF file the first page alone is read. Save each page as a file of its own, or all of "
+            "them as a PDF.",
+            PageWarning,
+            stacklevel=3,
+        )
 
 
 def _check_shape(image: Image.Image, name: str) -> None:

@@ -62,7 +62,7 @@ def read_pages(
     """Open a PDF now, and read its pages one at a time as the iterator advances.
 
     Args:
-        dpi: pixels an inch; the crop box is drawn, as viewers show it.
+        dpi: pixels an inch; the crop box is drawn, as viewers show it, and the whole sheet where it shows nothing.
         max_side: the longer side of a picture in pixels; a larger page is drawn smaller, never drawn large and shrunk.
         max_pages: a file with more pages is refused.
         on_error: what a broken page does: "raise" ends the reading there, "skip" warns (PageWarning) and goes on.
@@ -181,7 +181,7 @@ def _draw(pdf: PdfFile, info: PdfInfo, number: int, complaints: list[str], *, dp
     """
     longer = _longer_side(pdf, info, number)
     side = max(1, min(max_side, round(longer / _POINTS_AN_INCH * dpi)))
-    picture, more_complaints = page_picture(pdf, number, side)
+    picture, more_complaints = page_picture(pdf, number, side, cropped=number not in info.uncropped)
     image = fit_within(picture, max_side)
     if all(high - low <= _BLANK_WITHIN for low, high in image.getextrema()):  # type: ignore[misc]
         own = [complaint for complaint in [*complaints, *more_complaints] if complaint not in info.complaints]

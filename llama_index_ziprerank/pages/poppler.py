@@ -18,6 +18,7 @@ from llama_index_ziprerank.pages.page import BrokenPageError, PageError, Passwor
 
 _COUNT_LINE = re.compile(r"^Pages:\s+(\d+)$", re.MULTILINE)
 _SIZE_LINE = re.compile(r"^Page\s+(\d+) size:\s+(\S+) x (\S+) pts", re.MULTILINE)
+_MEDIA_BOX_LINE = re.compile(r"^Page\s+(\d+) MediaBox:\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)$", re.MULTILINE)
 _HARMLESS = ("Syntax Warning", "Config Error")
 _QUOTED = 200  # letters of a complaint
 _REASONS = 3  # complaints in one message
@@ -50,6 +51,8 @@ class PdfInfo:
     sizes: dict[int, tuple[float, float]]
     """Width and height of the crop box in points, before rotation, by page number. A page that poppler cannot find has
     no entry, or 0 x 0; an unreadable box counts as US Letter."""
+    uncropped: frozenset[int]
+    """Pages whose crop box lies outside of the sheet, or is empty: their size is that of the sheet, the media box."""
     complaints: frozenset[str]
     """About the file as a whole; poppler repeats them for every page."""
 
@@ -87,7 +90,7 @@ def inspect(pdf: PdfFile, *, max_pages: int) -> PdfInfo:
         PageError: no readable PDF, no pages or more than `max_pages`, or the time ran out.
         PopplerMissingError: poppler is not installed.
     """
-    done = _run(pdf, "pdfinfo", "-f", "1", "-l", str(max_pages), str(pdf.path))
+    done = _run(pdf, "pdfinfo", "-box", "-f", "1", "-l", str(max_pages), str(pdf.path))
     if done.failure:
         raise PageError(f"{pdf.name}: opening it {done.failure}.")
     listing = done.output.decode("utf-8", errors="replace")
@@ -101,7 +104,12 @@ def inspect(pdf: PdfFile, *, max_pages: int) -> PdfInfo:
     sizes = {
         int(number): (float(width), float(height)) for number, width, height in _SIZE_LINE.findall(listing, own.end())
     }
-    return PdfInfo(count, sizes, frozenset(_complaints(done.messages)))
+    sheets = {
+        int(number): (float(right) - float(left), float(top) - float(bottom))
+        for number, left, bottom, right, top in _MEDIA_BOX_LINE.findall(listing, own.end())
+        if 0 in sizes.get(int(number), ())
+    }
+    return PdfInfo(count, sizes | sheets, frozenset(sheets), frozenset(_complaints(done.messages)))
 
 
 def page_text(pdf: PdfFile, number: int) -> tuple[str, list[str]]:
@@ -120,8 +128,10 @@ def page_text(pdf: PdfFile, number: int) -> tuple[str, list[str]]:
     return text.replace("\f", "").replace("\0", "").strip(), _complaints(done.messages)
 
 
-def page_picture(pdf: PdfFile, number: int, side: int) -> tuple[Image.Image, list[str]]:
-    """Draw the crop box of a page, RGB, its longer side `side` pixels; return it with poppler's complaints.
+def page_picture(pdf: PdfFile, number: int, side: int, *, cropped: bool) -> tuple[Image.Image, list[str]]:
+    """Draw a page, RGB, its longer side `side` pixels; return it with poppler's complaints.
+
+    `cropped`: the crop box of it, else the whole sheet.
 
     Raises:
         BrokenPageError: no whole picture comes back, or drawing it exceeded its bounds.
@@ -129,7 +139,7 @@ def page_picture(pdf: PdfFile, number: int, side: int) -> tuple[Image.Image, lis
     """
     page = str(number)
     most_output = 3 * (side + 1) ** 2 + MIB  # the picture, or what is said about it
-    options = ("-f", page, "-l", page, "-scale-to", str(side), "-cropbox")
+    options = ("-f", page, "-l", page, "-scale-to", str(side), *(("-cropbox",) if cropped else ()))
     done = _run(pdf, "pdftoppm", *options, str(pdf.path), most_output=most_output)
     if done.failure:
         raise pdf.broken(number, f"drawing it {done.failure}")

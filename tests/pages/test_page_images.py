@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llama_index_ziprerank.pages.images import encode_png, fit_within, open_image, to_rgb
-from llama_index_ziprerank.pages.page import PageError, PageId
+from llama_index_ziprerank.pages.page import PageError, PageId, PageWarning
 
 
 def as_file(image: Image.Image, kind: str = "PNG", **choices: Any) -> bytes:
@@ -68,6 +68,13 @@ def test_damaged_exif_beside_a_whole_picture_is_no_damage(kind: str) -> None:
     image = open_image(as_file(Image.new("RGB", (40, 20)), kind, exif=b"no TIFF at all"))
     assert image.size == (40, 20)
     assert open_image(encode_png(image)).tobytes() == image.tobytes()
+
+
+def test_pages_of_a_tiff_file_behind_the_first_are_warned_of(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (40, 20), "red"), Image.new("RGB", (40, 20), "blue")
+    (tmp_path / "fax.tif").write_bytes(as_file(first, "TIFF", save_all=True, append_images=[second]))
+    with pytest.warns(PageWarning, match=r"fax\.tif: of this TIFF file the first page alone is read"):
+        assert open_image(tmp_path / "fax.tif").tobytes() == first.tobytes()
 
 
 def test_png_round_trip_changes_nothing() -> None:

@@ -154,6 +154,17 @@ def test_only_the_crop_box_is_drawn(tmp_path: Path) -> None:
     assert pages[1].image.size == (100, 200)
 
 
+@pytest.mark.parametrize("crop", [(1000, 1000, 1200, 1250), (100, 100, 100, 100), (0, 900, 612, 950)])
+def test_a_page_whose_crop_box_shows_nothing_of_it_is_drawn_whole(tmp_path: Path, crop: tuple[int, ...]) -> None:
+    def cut(writer: PdfWriter, page: PageObject) -> None:
+        page[NameObject("/CropBox")] = ArrayObject([NumberObject(corner) for corner in crop])
+
+    _, whole, _ = read_pages(write(tmp_path / "whole.pdf"), dpi=DPI)
+    pages = list(read_pages(write(tmp_path / "cut.pdf", on_page_2(cut)), dpi=DPI))
+    assert [page.number for page in pages] == [1, 2, 3]
+    assert pages[1].image.tobytes() == whole.image.tobytes()
+
+
 def test_a_page_of_200_inches_is_drawn_within_the_longest_side(tmp_path: Path) -> None:
     poster = write(tmp_path / "poster.pdf", on_page_2(lambda writer, page: set_box(page, 0, 0, 14400, 14400)))
     assert [page.image.size for page in read_pages(poster, dpi=150, max_side=100)][1] == (100, 100)
