@@ -4,12 +4,14 @@ import logging
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import find_adapter_config_file, is_flash_attn_2_available
 
 from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
+from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
 from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
-from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE, identifier_token_ids
+from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
 from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization, quantize
 from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
 
@@ -35,19 +37,25 @@ def load_model(
     device = torch.device(device if device is not None else default_device())
     if dtype is None:
         dtype = "float32" if device.type == "cpu" else "auto"
-    loaded: Any = Qwen3VLForConditionalGeneration.from_pretrained(
-        path,
-        dtype=dtype,
-        device_map={"": device},
-        attn_implementation=attn_implementation,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    try:
+        loaded: Any = Qwen3VLForConditionalGeneration.from_pretrained(
+            path,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {name_or_path!r} cannot be read ({error}): a file is cut off, or what Git LFS leaves in "
+            "place of one. Fetch it again."
+        ) from error
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"The checkpoint {name_or_path!r} lacks {len(missing)} weights of a Qwen3-VL reranker, such as "
-            f"{missing[0]}. Use a complete checkpoint; merge an adapter into its base model first."
+            f"{missing[0]}. Use a complete checkpoint."
         )
     if _says_float32(config) and model.dtype != torch.float32:
         _log.warning("%s ranks in float32; in %s its orders are others. Leave dtype out.", name_or_path, model.dtype)
@@ -86,9 +94,29 @@ def set_tower_attention(model: Qwen3VLForConditionalGeneration, name: str) -> No
 
 
 def load_processor(name_or_path: str) -> Qwen3VLProcessor:
-    """Load tokenizer, chat template and image processor; ValueError when A-T are not one token each."""
-    processor = AutoProcessor.from_pretrained(resolve_reranker(name_or_path), trust_remote_code=False)
-    identifier_token_ids(processor.tokenizer, WINDOW_SIZE)
+    """Load tokenizer, chat template and image processor.
+
+    Raises:
+        FileNotFoundError: as `ListwiseReranker.from_pretrained`.
+        ValueError: when they cannot be read, cut pages otherwise than the checkpoint's vision tower, or cannot write
+            the prompt: A-T are not one token each, or the chat template is missing or another model's.
+    """
+    path = resolve_reranker(name_or_path)
+    vision = _checked_config(name_or_path, path).vision_config
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Tokenizer and image processor of {name_or_path!r} cannot be read: {error}") from error
+    images = processor.image_processor
+    if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
+        raise ValueError(
+            f"The image processor of {name_or_path!r} has patch_size {images.patch_size} and merge_size "
+            f"{images.merge_size}, its vision tower {vision.patch_size} and {vision.spatial_merge_size}. "
+            "Use the preprocessor_config.json of the checkpoint that it was made from."
+        )
+    if processor.chat_template is None:  # some checkpoints keep it with the tokenizer alone
+        processor.chat_template = processor.tokenizer.chat_template
+    build_ranking_prompt(processor, "?", [(1, images.merge_size, images.merge_size)] * WINDOW_SIZE)
     return processor
 
 
@@ -103,9 +131,15 @@ def _checked_config(name_or_path: str, path: str) -> PreTrainedConfig:
     """Read the configuration, refusing what is not a Qwen3-VL checkpoint before any weight is read."""
     check_folder(name_or_path, path)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        is_adapter = find_adapter_config_file(path) is not None
+        config = None if is_adapter else AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} is no checkpoint that transformers can read: {error}") from error
+    if config is None:
+        raise ValueError(
+            f"{name_or_path!r} holds a LoRA adapter (adapter_config.json), which transformers would add to whatever "
+            "weights lie beside it, merged or not. Merge it into its base model and save that to a folder of its own."
+        )
     if config.model_type != "qwen3_vl":
         raise ValueError(
             f"A ZipRerank reranker is a Qwen3-VL checkpoint (model_type 'qwen3_vl'); {name_or_path!r} is "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from colpali_engine import models
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -49,7 +50,8 @@ def load(name_or_path: str, device: str, dtype: torch.dtype | str) -> tuple[Fami
     and code inside a repository is never run.
 
     Raises:
-        RetrieverError: when the checkpoint is of no supported family, or is a base model without a trained projection.
+        RetrieverError: when the checkpoint is of no supported family, is a base model without a trained projection,
+            lacks weights, or has files that are cut off.
         OSError: when it cannot be found.
     """
     path = resolve_retriever(name_or_path)
@@ -67,13 +69,25 @@ def load(name_or_path: str, device: str, dtype: torch.dtype | str) -> tuple[Fami
     family = _family(name_or_path, config)
     if adapter and not _has(path, "adapter_model.safetensors"):
         raise RetrieverError(f"The adapter {name_or_path!r} has no adapter_model.safetensors; no other format is read.")
-    model, loading = family.model.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
-    if any(key.startswith(family.projection + ".") for key in loading["missing_keys"]):
+    try:
+        model, loading = family.model.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise RetrieverError(
+            f"The weights of {name_or_path!r} cannot be read ({error}): a file is cut off, or what Git LFS leaves in "
+            "place of one. Fetch it again."
+        ) from error
+    missing = sorted(key for key in loading["missing_keys"] if key != f"{family.unused_head}.weight")
+    if any(key.startswith(family.projection + ".") for key in missing):
         raise RetrieverError(
             f"{name_or_path!r} holds no weights for {family.projection!r}: it is a base model, not a trained "
             f"{family.name} retriever."
+        )
+    if missing:
+        raise RetrieverError(
+            f"The checkpoint {name_or_path!r} lacks {len(missing)} weights of a {family.name} retriever, such as "
+            f"{missing[0]}. Use a complete checkpoint."
         )
     if family.unused_head:
         model.set_submodule(family.unused_head, torch.nn.Identity())  # PaliGemma's: 257,216 logits a token
@@ -108,5 +122,10 @@ def _read_json(name_or_path: str, file_name: str) -> dict[str, Any] | None:
     if path is None:
         return None
     with open(path, encoding="utf-8") as file:
-        content: dict[str, Any] = json.load(file)
+        try:
+            content: dict[str, Any] = json.load(file)
+        except ValueError as error:
+            raise RetrieverError(
+                f"{file_name} of {name_or_path!r} cannot be read ({error}). Fetch it again."
+            ) from error
     return content

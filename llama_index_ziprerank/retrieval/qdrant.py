@@ -133,8 +133,9 @@ class QdrantStore(PointStore):
             multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
             hnsw_config=models.HnswConfigDiff(m=0),  # searches are exact, so no graph is built
         )
+        lenient = models.StrictModeConfig(unindexed_filtering_retrieve=True)  # Qdrant Cloud's default refuses filters
         try:
-            self._client.create_collection(self.collection, vectors_config=vectors)
+            self._client.create_collection(self.collection, vectors_config=vectors, strict_mode_config=lenient)
         except UnexpectedResponse as error:
             if error.status_code != _CONFLICT:
                 raise

@@ -172,6 +172,9 @@ class PageStore(Protocol):
         """Return the ``top_k`` pages with the highest MaxSim, best first, equal scores in the order of their ids.
 
         ``query`` is (T, D). Fewer hits come back when fewer pages pass the filter.
+
+        Raises:
+            ValueError: for a ``top_k`` below 1, a query of another shape, or one that is not finite.
         """
 
     def fetch(self, ids: Sequence[str]) -> list[StoredPage]:
@@ -246,6 +249,8 @@ def check_query(query: Vectors, top_k: int, width: int) -> None:
         raise ValueError(f"top_k must be at least 1, got {top_k}.")
     if query.ndim != 2 or len(query) == 0 or query.shape[1] != width:
         raise ValueError(f"The query must have shape (T, {width}) with T > 0, got {query.shape}.")
+    if not np.isfinite(query).all():
+        raise ValueError("The query has vectors with NaN or infinity. Load the model in float32 or bfloat16.")
 
 
 def by_score(hits: list[Hit]) -> list[Hit]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -91,3 +92,70 @@ def test_a_checkpoint_without_all_weights_is_refused(checkpoint: Path) -> None:
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks 1 weights of a Qwen3-VL reranker, such as .*norm.weight"):
         ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+
+
+def test_cut_off_weights_are_named(checkpoint: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="weights of .*checkpoint' cannot be read .* Git LFS"):
+        ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+
+
+def test_an_adapter_is_refused_also_beside_weights_that_it_was_merged_into(checkpoint: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "adapter alone"
+    alone.mkdir()
+    for folder in (checkpoint, alone):
+        LoraConfig(base_model_name_or_path=str(CHECKPOINT)).save_pretrained(str(folder))
+        with pytest.raises(ValueError, match="holds a LoRA adapter .* Merge it"):
+            ListwiseReranker.from_pretrained(str(folder), "cpu")
+
+
+def test_a_chat_template_that_only_the_tokenizer_has_is_taken(checkpoint: Path) -> None:
+    expected = ListwiseReranker.from_pretrained(str(checkpoint), "cpu").processor.chat_template
+    _remove_chat_template(checkpoint)
+    settings = json.loads((checkpoint / "tokenizer_config.json").read_text())
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": expected}))
+    reranker = ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+    assert reranker.rerank("line width", [Image.new("RGB", (64, 96), "white")]).order == [0]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no chat template"),
+        ("{% for message in messages %}", "template fails"),
+        ("{% for m in messages %}{{ 'user: ' + m.content }}{% endfor %}", "template fails"),
+        ("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", "wrote 0 image tokens for 20 pages"),
+    ],
+)
+def test_a_chat_template_that_cannot_write_the_prompt_is_told_at_loading(
+    checkpoint: Path, template: str | None, message: str
+) -> None:
+    _remove_chat_template(checkpoint)
+    if template is not None:
+        (checkpoint / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match=message):
+        ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+
+
+@pytest.mark.parametrize("name", ["patch_size", "merge_size"])
+def test_an_image_processor_of_another_model_is_told_at_loading(checkpoint: Path, name: str) -> None:
+    settings = json.loads((checkpoint / "preprocessor_config.json").read_text())
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps({**settings, name: 14}))
+    with pytest.raises(ValueError, match=f"{name} 14.*its vision tower 16 and 2"):
+        ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
+def test_a_checkpoint_with_a_file_cut_off_is_named(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).write_text("{")
+    with pytest.raises(ValueError, match="Tokenizer and image processor of .*checkpoint' cannot be read"):
+        ListwiseReranker.from_pretrained(str(checkpoint), "cpu")
+
+
+def _remove_chat_template(checkpoint: Path) -> None:
+    for name in ("chat_template.jinja", "chat_template.json"):
+        (checkpoint / name).unlink(missing_ok=True)
+    settings = json.loads((checkpoint / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -1,5 +1,6 @@
 """What each store does in its own way: a folder that survives, a server that others share."""
 
+import json
 import os
 import subprocess
 import sys
@@ -198,6 +199,43 @@ def test_a_collection_that_another_process_makes_at_the_same_time_is_used_if_it_
             store.add([record(1)])
     assert store.count() == (width == WIDTH)
     client.close()
+
+
+class _Created(BaseHTTPRequestHandler):
+    """A server without collections; keeps the body of what is to make one."""
+
+    asked: dict[str, Any]
+
+    def do_GET(self) -> None:
+        self._answer({"result": {"exists": False}})
+
+    def do_PUT(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).asked[self.path] = body
+        self._answer({"result": True if "vectors" in body else {"operation_id": 1, "status": "completed"}})
+
+    def _answer(self, content: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_collection_allows_filters_on_metadata_where_the_server_is_strict_by_default() -> None:
+    _Created.asked = {}
+    server = HTTPServer(("127.0.0.1", 0), _Created)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    store = QdrantStore(f"http://127.0.0.1:{server.server_port}", collection="pages")
+    store.add([record(1)])
+    store.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert _Created.asked["/collections/pages"]["strict_mode_config"] == {"unindexed_filtering_retrieve": True}
 
 
 def test_a_collection_that_holds_other_data_is_refused() -> None:

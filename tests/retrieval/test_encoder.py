@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_retriever import FAMILIES, PARITY, colqwen2, colqwen3
 
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
@@ -218,6 +219,23 @@ def test_a_checkpoint_of_no_multi_vector_family_is_refused(tmp_path: Path, confi
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RetrieverError, match=message):
+        MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
+
+
+def test_a_checkpoint_without_all_weights_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    norm = next(name for name in weights if name.endswith("language_model.norm.weight"))
+    save_file({k: v for k, v in weights.items() if k != norm}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RetrieverError, match=r"lacks 1 weights of a ColQwen3 retriever, such as .*norm\.weight"):
+        MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_is_cut_off_is_named(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
+    with pytest.raises(RetrieverError, match="cannot be read .*Fetch it again"):
         MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
 
 

@@ -170,6 +170,14 @@ def test_a_query_of_another_shape_is_refused(new_store: NewStore, query: Vectors
         store.search(query.astype(np.float32), top_k)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_query_that_is_not_finite_is_refused(new_store: NewStore, value: float) -> None:
+    store = new_store()
+    store.add([record(1)])
+    with pytest.raises(ValueError, match="query has vectors with NaN or infinity"):
+        store.search(np.full((1, WIDTH), value, np.float32), 1)
+
+
 def test_a_closed_store_says_so(new_store: NewStore) -> None:
     store = new_store()
     store.add([record(1)])
