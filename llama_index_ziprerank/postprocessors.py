@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -33,6 +33,7 @@ from llama_index_ziprerank.pages.remote import RemoteImages
 from llama_index_ziprerank.reranking import ListwiseReranker, PruningMode, Ranking
 from llama_index_ziprerank.reranking.explanation import Candidate, Explanation, explain
 from llama_index_ziprerank.reranking.feature_cache import MEMORY_BYTES, DiskCost, FeatureCache
+from llama_index_ziprerank.reranking.inputs import MAX_SIDE, check_sides
 from llama_index_ziprerank.reranking.page_keys import PageFile, PageSource
 from llama_index_ziprerank.reranking.quantization import Quantization
 from llama_index_ziprerank.reranking.ranking import RankingOptions
@@ -53,7 +54,7 @@ CONCURRENT_CALLS = 16
 """Asynchronous calls that hold their pages in memory and run together at the model; further ones wait for these."""
 
 
-_LOADED_BY = ("model", "device", "dtype", "attn_implementation", "quantization", "skip_blank")
+_LOADED_BY = ("model", "device", "dtype", "attn_implementation", "quantization", "skip_blank", "sides")
 """Fields that decide which model is loaded, and how."""
 
 
@@ -99,6 +100,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     The model is loaded on first use, from safetensors; code from the Hub is never run. Calls that wait for it at the
     same time run together, each answered as if it were alone; asynchronous ones wait in threads of this object's own.
     """
+
+    model_config = ConfigDict(extra="forbid")  # a field that is misspelt would be its default
 
     model: str = Field(
         default="mtri-admin/ZipRerank",
@@ -169,13 +172,24 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     skip_blank: bool = Field(
         default=False, description="Leave blank parts of pages out of the vision tower: faster, other scores."
     )
+    sides: tuple[int, ...] = Field(
+        default=(MAX_SIDE,),
+        description="Longest side of a page in pixels, never scaled up; 1024 as the models were trained. A shorter one "
+        "is faster. At several sides every page is read at each and the logits are averaged, at their cost together.",
+    )
 
     _seat: _ModelSeat = PrivateAttr()
     _lent_dir: str | None = PrivateAttr(default=None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_class_name(cls, fields: Any) -> Any:  # which `to_dict` writes beside the fields
+        return {name: fields[name] for name in fields if name != "class_name"} if isinstance(fields, dict) else fields
+
     @model_validator(mode="after")
     def _check_window_and_take_seat(self) -> Self:
         check_window(self.window, self.stride)
+        check_sides(self.sides)
         self._seat = _ModelSeat(self._loaded_by())
         return self
 
@@ -191,7 +205,9 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         ``fields`` are those of the class; the cache is the reranker's, and `use_cache_dir` gives one a folder that
         has none. Pickled or serialised, the copy loads the model by the reranker's name.
         """
-        postprocessor = cls(model=reranker.name, **{"skip_blank": reranker.skip_blank, **fields})
+        postprocessor = cls(
+            model=reranker.name, **{"skip_blank": reranker.skip_blank, "sides": reranker.sides, **fields}
+        )
         postprocessor._seat = _ModelSeat(postprocessor._loaded_by(), reranker)
         return postprocessor
 
@@ -371,6 +387,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
             self.attn_implementation,
             cache=self._new_cache(),
             skip_blank=self.skip_blank,
+            sides=self.sides,
             quantization=self.quantization,
         )
 

@@ -248,11 +248,12 @@ def test_a_copy_that_names_another_model_does_not_get_the_originals(
         half.postprocess_nodes(nodes, query_str=QUERY)
 
 
-def test_a_reranker_that_leaves_blank_parts_out_does_so_in_every_copy(reranker: ListwiseReranker) -> None:
-    frugal = ListwiseReranker(reranker.model, reranker.processor, reranker.name, skip_blank=True)
-    original = ZipRerankPostprocessor.from_reranker(frugal, device="cpu")
+def test_every_copy_sees_pages_as_the_reranker_does(reranker: ListwiseReranker) -> None:
+    other = ListwiseReranker(reranker.model, reranker.processor, reranker.name, skip_blank=True, sides=(512, 768))
+    original = ZipRerankPostprocessor.from_reranker(other, device="cpu")
     for twin in (ZipRerankPostprocessor.from_dict(original.to_dict()), pickle.loads(pickle.dumps(original))):
         assert twin._reranker().skip_blank
+        assert twin._reranker().sides == (512, 768)
 
 
 @pytest.mark.parametrize(
@@ -269,12 +270,20 @@ def test_a_reranker_that_leaves_blank_parts_out_does_so_in_every_copy(reranker: 
         ("permutations", 0),
         ("permutations", 65),
         ("quantization", "int4"),
+        ("sides", (100,)),
         ("first_stage_weight", -1),
     ],
 )
 def test_a_field_out_of_its_bounds_is_refused_at_once(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=str(value)):
         ZipRerankPostprocessor(**{field: value})
+
+
+def test_a_misspelt_field_is_refused_and_what_was_serialised_is_not() -> None:
+    with pytest.raises(ValueError, match="keep_rato"):
+        ZipRerankPostprocessor(keep_rato=0.5)  # type: ignore[call-arg]
+    fields = ZipRerankPostprocessor(keep_ratio=0.5).to_dict()
+    assert ZipRerankPostprocessor(**fields).keep_ratio == ZipRerankPostprocessor.from_dict(fields).keep_ratio == 0.5
 
 
 def test_long_lists_may_be_read_in_parallel_and_windows_more_than_once(

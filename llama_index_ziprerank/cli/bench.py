@@ -1,17 +1,23 @@
 """`ziprerank bench`: what a question costs, the paper's way and ours, on this machine."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from llama_index_ziprerank.cli.bench_table import print_report
-from llama_index_ziprerank.cli.console import AsJson, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.console import (
+    AsJson,
+    err,
+    hide_weight_bars,
+    listed,
+    numbers,
+    print_json,
+    track,
+)
 
 RESULTS = Path("results", "bench")
-Number = TypeVar("Number", int, float)
 
 
 def bench(
@@ -77,11 +83,11 @@ def bench(
         dtype=dtype,
         pages=pages,
         size=parse_size(size),
-        kinds=tuple(_parts(methods)),  # type: ignore[arg-type]  # Settings checks them
-        keep_ratios=_numbers(keep_ratios, float, "--keep"),
-        batches=_numbers(batches, int, "--batch"),
-        counts=_numbers(counts, int, "--counts"),
-        sizes=tuple(map(parse_size, _parts(sizes))),
+        kinds=tuple(listed(methods)),  # type: ignore[arg-type]  # Settings checks them
+        keep_ratios=numbers(keep_ratios, float, "--keep"),
+        batches=numbers(batches, int, "--batch"),
+        counts=numbers(counts, int, "--counts"),
+        sizes=tuple(map(parse_size, listed(sizes))),
         repeats=repeats,
         seconds=seconds,
         limit=limit,
@@ -105,14 +111,3 @@ def _keep(path: Path, text: str) -> None:
     new = path.with_suffix(".new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str, number: Callable[[str], Number], option: str) -> tuple[Number, ...]:
-    try:
-        return tuple(map(number, _parts(text)))
-    except ValueError as error:
-        raise ValueError(f"{option} takes numbers between commas, got {text!r}.") from error

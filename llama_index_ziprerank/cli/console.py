@@ -1,7 +1,7 @@
 """What the commands share: where they print, how they show progress, and some options."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TextIO, TypeVar
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+Number = TypeVar("Number", int, float)
 
 KeepRatio = Annotated[
     float, typer.Option(metavar="SHARE", min=0, max=1, help="Part of the visual tokens that the reranker reads.")
@@ -33,8 +34,12 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_json(values: object) -> None:
-    """Print one JSON document, and nothing else, on stdout: no colours, which FORCE_COLOR would put in a pipe."""
-    out.print_json(data=values, ensure_ascii=False, highlight=False)
+    """Print one JSON document, and nothing else, on stdout.
+
+    No colours, which FORCE_COLOR would put in a pipe, and letters beyond ASCII escaped: any pipe takes them so, also
+    those of a file name that is no UTF-8.
+    """
+    out.print_json(data=values, ensure_ascii=True, highlight=False)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -93,3 +98,16 @@ def hide_weight_bars() -> None:
 
     logging.disable_progress_bar()
     enable_progress_bars()
+
+
+def listed(text: str) -> list[str]:
+    """Take what stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str, number: Callable[[str], Number], option: str) -> tuple[Number, ...]:
+    """Take the numbers between commas; ValueError names the option where one is none."""
+    try:
+        return tuple(map(number, listed(text)))
+    except ValueError as error:
+        raise ValueError(f"{option} takes numbers between commas, got {text!r}.") from error

@@ -18,6 +18,7 @@ from llama_index_ziprerank.cli.console import (
     Pruning,
     err,
     hide_weight_bars,
+    numbers,
     print_json,
     track,
 )
@@ -62,6 +63,9 @@ def manuals(
     strategy: Annotated[
         Literal["sliding", "parallel", "blocks"], typer.Option(help="How more than 20 pages are ranked.")
     ] = "sliding",
+    sides: Annotated[
+        str, typer.Option(metavar="LIST", help="Longest sides in pixels at which the reranker reads a page.")
+    ] = "1024",
     first_stage_weight: FirstStageWeight = None,
     ablation: Annotated[
         bool,
@@ -97,6 +101,7 @@ def manuals(
         keep_ratio=keep_ratio,
         pruning=pruning,
         strategy=strategy,
+        sides=numbers(sides, int, "--sides"),
         first_stage_weight=first_stage_weight,
         ablation=ablation,
         degradation=degradation,

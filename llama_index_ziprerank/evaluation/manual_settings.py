@@ -7,6 +7,7 @@ from llama_index_ziprerank.evaluation.results import RERANKED
 from llama_index_ziprerank.labels import KINDS
 from llama_index_ziprerank.reranking import PruningMode
 from llama_index_ziprerank.reranking.fusion import check_first_stage_weight
+from llama_index_ziprerank.reranking.inputs import MAX_SIDE, check_sides
 from llama_index_ziprerank.reranking.pruning import check_pruning
 from llama_index_ziprerank.reranking.windows import Strategy, check_strategy
 
@@ -38,6 +39,8 @@ class Settings:
     pruning: PruningMode = "prompt"
     strategy: Strategy = "sliding"
     """How more than a window of pages is ranked."""
+    sides: tuple[int, ...] = (MAX_SIDE,)
+    """Longest sides of a page in pixels, at each of which the reranker reads it."""
     first_stage_weight: float | None = None
     """How much the first stage's scores count beside the reranker's; the checkpoint's own by default."""
     ablation: bool = False
@@ -59,6 +62,7 @@ class Settings:
                 raise ValueError(f"{name}: choose from {', '.join(known)}, got {', '.join(values) or 'nothing'}.")
         check_pruning(self.keep_ratio, self.pruning)
         check_strategy(self.strategy)
+        check_sides(self.sides)
         check_first_stage_weight(self.first_stage_weight)
 
     def rerankings(self) -> dict[str, Pruning]:

@@ -69,7 +69,7 @@ class _Models:
 
     @cached_property
     def reranker(self) -> ListwiseReranker:
-        return ListwiseReranker.from_pretrained(self._settings.reranker)
+        return ListwiseReranker.from_pretrained(self._settings.reranker, sides=self._settings.sides)
 
 
 @dataclass(frozen=True)

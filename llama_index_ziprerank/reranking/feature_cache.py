@@ -17,8 +17,16 @@ import torch
 from cachetools import LRUCache
 from transformers import Qwen3VLProcessor
 
-from llama_index_ziprerank.reranking.features import PageFeatures
-from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, PageSource, page_digest, visual_tokens
+from llama_index_ziprerank.reranking.features import PageFeatures, join_sides
+from llama_index_ziprerank.reranking.inputs import unreadable_page
+from llama_index_ziprerank.reranking.page_keys import (
+    CheckpointKey,
+    PageFile,
+    PageSource,
+    page_digest,
+    page_size,
+    visual_tokens,
+)
 from llama_index_ziprerank.reranking.stored_features import TORCH_TYPES, StoredFeatures, StoredType, check_stored_type
 
 MEMORY_BYTES = 2**30
@@ -79,6 +87,16 @@ class FeatureCache:
         """Bytes that the features in memory take now, never above the budget."""
         return int(self._memory.currsize)
 
+    @property
+    def memory_budget(self) -> int:
+        """Bytes that they may take."""
+        return int(self._memory.maxsize)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether features go to disk: there is a folder, and it could be written to so far."""
+        return self.folder is not None and self._is_writable
+
     def get(self, key: CheckpointKey, digest: str) -> PageFeatures | None:
         """Return a page's features, None when they are not known."""
         stored, name = self.stored_type(key), self._name(key, digest)
@@ -97,10 +115,21 @@ class FeatureCache:
         self._write(name, stored)
         return self._keep(name, stored, key.device).unpack(key.dtype, key.device)
 
+    def get_sides(self, keys: Sequence[CheckpointKey], digest: str) -> PageFeatures | None:
+        """Return a page's features at every side, None when those of one are not known."""
+        sides = [self.get(key, digest) for key in keys]
+        known = [features for features in sides if features is not None]
+        return join_sides(known) if len(known) == len(keys) else None
+
+    def put_sides(self, keys: Sequence[CheckpointKey], digest: str, features: PageFeatures) -> PageFeatures:
+        """Keep a page's features at every side and return them as they come out again."""
+        return join_sides([self.put(key, digest, side) for key, side in zip(keys, features.sides, strict=True)])
+
     def holds(self, key: CheckpointKey, digest: str) -> bool:
-        """Whether a page's features are on disk or, without a folder, in memory; a file may still prove damaged."""
+        """Whether a page's features are on disk or, where they are not written, in memory; a file may prove damaged."""
         name = self._name(key, digest)
-        return self._path(name).exists() if self.folder is not None else name in self._memory
+        on_disk = self.folder is not None and self._path(name).exists()
+        return on_disk or (not self.is_written and name in self._memory)
 
     def stored_type(self, key: CheckpointKey) -> StoredType:
         """Return in which type the features of a checkpoint are stored here."""
@@ -112,14 +141,26 @@ class FeatureCache:
             self._types[key.fingerprint] = (there or own)[0]
         return self._types[key.fingerprint]
 
-    def cost(self, key: CheckpointKey, processor: Qwen3VLProcessor, pages: Iterable[PageSource]) -> DiskCost:
-        """Return what `put` will write for pages that are not there yet, from their sizes alone."""
+    def cost(self, keys: Sequence[CheckpointKey], processor: Qwen3VLProcessor, pages: Iterable[PageSource]) -> DiskCost:
+        """Return what `put` will write for pages that are not there yet, from their sizes alone.
+
+        Raises:
+            ValueError: naming a page that the model cannot read.
+        """
         missing: dict[str, int] = {}
-        for page in pages:
+        for place, page in enumerate(pages):
             digest = page_digest(page)
-            if digest not in missing and not self.holds(key, digest):
-                tokens = visual_tokens(processor, page)
-                missing[digest] = key.shape.stored_bytes(tokens, self.stored_type(key)) + _FILE_OVERHEAD
+            lacking = [key for key in keys if digest not in missing and not self.holds(key, digest)]
+            if lacking:
+                size = page_size(page)
+                try:
+                    tokens = [visual_tokens(processor, size, key.side) for key in lacking]
+                except ValueError as error:
+                    raise unreadable_page(place, size, error) from error
+                missing[digest] = sum(
+                    key.shape.stored_bytes(count, self.stored_type(key)) + _FILE_OVERHEAD
+                    for key, count in zip(lacking, tokens, strict=True)
+                )
         return DiskCost(len(missing), sum(missing.values()))
 
     def _keep(self, name: tuple[str, str], features: StoredFeatures, device: torch.device) -> StoredFeatures:
@@ -143,7 +184,11 @@ class FeatureCache:
                 self._is_swept = True
         except OSError as error:
             self._is_writable = False
-            _log.warning("Page features are no longer written to %s, but kept in memory: %s", self.folder, error)
+            _log.warning(
+                "Page features are no longer written to %s, but kept in memory as far as its budget goes: %s",
+                self.folder,
+                error,
+            )
 
     def _path(self, name: tuple[str, str]) -> Path:
         assert self.folder is not None
@@ -179,39 +224,53 @@ Look = Callable[[Iterable[tuple[int, PageSource]]], Iterable[PageFeatures]]
 
 
 def cached_features(
-    cache: FeatureCache, key: CheckpointKey, pages: Sequence[tuple[int, PageSource]], look: Look
+    cache: FeatureCache, keys: Sequence[CheckpointKey], pages: Sequence[tuple[int, PageSource]], look: Look
 ) -> list[PageFeatures]:
     """Return the features of every page, from the cache where it has them; of pages that show the same, look at one."""
     digests = [page_digest(page) for _, page in pages]
-    known = {digest: cache.get(key, digest) for digest in dict.fromkeys(digests)}
+    known = {digest: cache.get_sides(keys, digest) for digest in dict.fromkeys(digests)}
     features = {digest: found for digest, found in known.items() if found is not None}
     missing = {digest: pages[digests.index(digest)] for digest in known if digest not in features}
     for digest, seen in zip(missing, look(missing.values()), strict=True):
-        features[digest] = cache.put(key, digest, seen)
+        features[digest] = cache.put_sides(keys, digest, seen)
     return [features[digest] for digest in digests]
 
 
 def fill_cache(
     cache: FeatureCache,
-    key: CheckpointKey,
+    keys: Sequence[CheckpointKey],
     pages: Iterable[PageSource],
     look: Look,
 ) -> int:
-    """Cache the features of pages that it lacks, a bounded number at a time; return how many these were."""
+    """Cache the features of pages that it lacks, a bounded number at a time; return how many these were.
+
+    What is not written to disk goes on until the memory's budget is full: each further page would put out another.
+    """
     waiting: deque[str] = deque()
 
     def missing() -> Iterator[tuple[int, PageSource]]:
         seen: set[str] = set()
         for place, page in enumerate(pages):
             digest = page_digest(page)
-            if digest not in seen and not cache.holds(key, digest):
+            if digest not in seen and not all(cache.holds(key, digest) for key in keys):
                 waiting.append(digest)
                 yield place, page
             seen.add(digest)
 
+    room = cache.memory_budget
     written = 0
     for features in look(missing()):
-        cache.put(key, waiting.popleft(), features)
+        cache.put_sides(keys, waiting.popleft(), features)
+        if not cache.is_written:
+            room -= sum(
+                key.shape.stored_bytes(len(side.merged), cache.stored_type(key))
+                for key, side in zip(keys, features.sides, strict=True)
+            )
+            if room < 0:
+                _log.warning(
+                    "The memory for page features is full: pages after the first %d new ones are left out.", written
+                )
+                break
         written += 1
     return written
 

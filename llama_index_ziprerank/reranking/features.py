@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,6 +44,13 @@ class PageFeatures:
     merged: torch.Tensor  # (P, D)
     deepstack: tuple[torch.Tensor, ...]  # one (P, D) for each of the first language-model layers
     grid: Grid
+    others: tuple["PageFeatures", ...] = ()
+    """What it sees of the same page at the further sides of `ListwiseReranker.sides`."""
+
+    @property
+    def sides(self) -> tuple["PageFeatures", ...]:
+        """The page at every side: these features, then `others`."""
+        return (self, *self.others)
 
     def deepstack_rows(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the deepstack features of some visual tokens: (V',) indices -> (V', D) a layer.
@@ -50,6 +58,16 @@ class PageFeatures:
         Features that a cache holds on disk are read there, these rows alone.
         """
         return tuple(layer[rows] for layer in self.deepstack)
+
+
+def join_sides(sides: Sequence[PageFeatures]) -> PageFeatures:
+    """Join what the language model sees of one page at several sides."""
+    first, *others = sides
+    if not others:
+        return first
+    joined = copy(first)  # `replace` would read the deepstack of features that a cache holds on disk
+    object.__setattr__(joined, "others", tuple(others))  # the class is frozen
+    return joined
 
 
 def kept_deepstack(

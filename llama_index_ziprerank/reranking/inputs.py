@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import PreTrainedTokenizerBase, Qwen3VLProcessor
 
@@ -21,6 +22,9 @@ from llama_index_ziprerank.reranking.prompt import check_query, prompt_words
 
 MAX_SIDE = 1024
 """Longest side of a page in pixels, as the checkpoint was trained and measured."""
+
+LEAST_SIDE, MOST_SIDE = 256, 4096
+"""Bounds of other sides: below nothing can be read, above a page has more tokens than models are made for."""
 
 _CHANNELS = 3
 
@@ -93,9 +97,19 @@ def build_ranking_inputs(processor: Qwen3VLProcessor, query: str, images: Sequen
     return RankingInputs(**vars(prompt), pixel_values=torch.cat([values for values, _ in pages]))
 
 
-def prepare_page(processor: Qwen3VLProcessor, image: Image.Image) -> PagePatches:
-    """Scale a page to at most `MAX_SIDE` pixels, never up, and cut it into patches."""
-    pixels, grid = _cut(processor, image, do_rescale=False, do_normalize=False, temporal_patch_size=1)
+def check_sides(sides: Sequence[int]) -> tuple[int, ...]:
+    """Return the sides; ValueError unless there is one at least, each once, of `LEAST_SIDE` to `MOST_SIDE` pixels."""
+    if not sides or len(set(sides)) < len(sides) or not all(LEAST_SIDE <= side <= MOST_SIDE for side in sides):
+        raise ValueError(
+            f"sides are the longest sides in pixels at which pages are read, each once and from {LEAST_SIDE} to "
+            f"{MOST_SIDE}, got {tuple(sides)}. The default is ({MAX_SIDE},)."
+        )
+    return tuple(sides)
+
+
+def prepare_page(processor: Qwen3VLProcessor, image: Image.Image, side: int = MAX_SIDE) -> PagePatches:
+    """Scale a page to at most ``side`` pixels, never up, and cut it into patches."""
+    pixels, grid = _cut(processor, image, side, do_rescale=False, do_normalize=False, temporal_patch_size=1)
     how = processor.image_processor
     step = how.rescale_factor if how.do_rescale else 1.0
     mean, spread = (how.image_mean, how.image_std) if how.do_normalize else (0.0, 1.0)
@@ -104,10 +118,28 @@ def prepare_page(processor: Qwen3VLProcessor, image: Image.Image) -> PagePatches
     return PagePatches(levels, grid, step / divisor, -offset / divisor)
 
 
-def _cut(processor: Qwen3VLProcessor, image: Image.Image, **otherwise: Any) -> tuple[torch.Tensor, Grid]:
+def unreadable_page(place: int, size: tuple[int, int], error: ValueError) -> ValueError:
+    """Say which page of a list the image processor refuses, such as one 200 times as long as wide."""
+    return ValueError(
+        f"Page {place} of the given list (from 0), {size[0]}x{size[1]} pixels, is none that the model can read: "
+        f"{error}. Leave it out."
+    )
+
+
+def pixel_bounds(processor: Qwen3VLProcessor, side: int) -> dict[str, int]:
+    """Return the image processor's bounds on the pixels of a page, in its words; wider for sides above `MAX_SIDE`."""
+    bounds = processor.image_processor.size
+    growth = max(1.0, side / MAX_SIDE) ** 2
+    return {"shortest_edge": bounds["shortest_edge"], "longest_edge": int(bounds["longest_edge"] * growth)}
+
+
+def _cut(
+    processor: Qwen3VLProcessor, image: Image.Image, side: int = MAX_SIDE, **otherwise: Any
+) -> tuple[torch.Tensor, Grid]:
     """Return a page's patches and their grid as the checkpoint's own processor makes them, or `otherwise`."""
-    page = fit_within(to_rgb(image), MAX_SIDE)
-    prepared = processor.image_processor(images=[page], return_tensors="pt", **otherwise)
+    page = fit_within(to_rgb(image), side)
+    bounds = pixel_bounds(processor, side)
+    prepared = processor.image_processor(images=[page], return_tensors="pt", size=bounds, **otherwise)
     return prepared["pixel_values"], tuple(prepared["image_grid_thw"][0].tolist())
 
 
@@ -156,7 +188,14 @@ def _render_chat(processor: Qwen3VLProcessor, n: int) -> str:
     words = prompt_words(_STAND_IN, n)
     content: list[dict[str, str]] = [{"type": "text", "text": words.text}, *({"type": "image"} for _ in range(n))]
     message: dict[str, Any] = {"role": "user", "content": content}
-    rendered = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    if processor.chat_template is None:
+        raise ValueError("The checkpoint has no chat template. Add the chat_template.jinja of a Qwen3-VL checkpoint.")
+    try:
+        rendered = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError) as error:  # TypeError: a template for text alone joins the pictures' list to it
+        raise ValueError(
+            f"The chat template fails ({error}). Use the chat template of a Qwen3-VL checkpoint."
+        ) from error
     if words.text not in rendered:
         raise ValueError("The chat template changes the prompt's text. Use the chat template of a Qwen3-VL checkpoint.")
     return rendered

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.pages.images import fit_within, open_image, to_rgb
-from llama_index_ziprerank.reranking.inputs import MAX_SIDE
+from llama_index_ziprerank.reranking.inputs import MAX_SIDE, pixel_bounds
 from llama_index_ziprerank.reranking.stored_features import FeatureShape
 
 _VOLATILE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "_attn_implementation"}
@@ -42,10 +42,15 @@ class CheckpointKey:
     shape: FeatureShape
     dtype: torch.dtype
     device: torch.device
+    side: int = MAX_SIDE
 
 
 def checkpoint_key(
-    model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, *, skip_blank: bool = False
+    model: Qwen3VLForConditionalGeneration,
+    processor: Qwen3VLProcessor,
+    *,
+    skip_blank: bool = False,
+    side: int = MAX_SIDE,
 ) -> CheckpointKey:
     """Identify all that a page's features depend on: weights and configuration of the tower, resize, normalisation.
 
@@ -55,7 +60,7 @@ def checkpoint_key(
     settings = {
         "vision": {key: value for key, value in vision.to_dict().items() if key not in _VOLATILE},
         "image": processor.image_processor.to_dict(),
-        "max_side": MAX_SIDE,
+        "max_side": side,
         "skip_blank": skip_blank,
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -63,7 +68,7 @@ def checkpoint_key(
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     shape = FeatureShape(vision.out_hidden_size, len(vision.deepstack_visual_indexes), vision.spatial_merge_size)
-    return CheckpointKey(digest.hexdigest()[:32], shape, model.dtype, model.device)
+    return CheckpointKey(digest.hexdigest()[:32], shape, model.dtype, model.device, side)
 
 
 def page_digest(page: PageSource) -> str:
@@ -77,14 +82,17 @@ def page_digest(page: PageSource) -> str:
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
 
 
-def visual_tokens(processor: Qwen3VLProcessor, page: PageSource) -> int:
-    """Count the visual tokens of a page without decoding it; what is wrong with its file is said as in decoding."""
-    width, height = fit_within(Image.new("1", _size(page)), MAX_SIDE).size  # the fewest bytes a pixel
+def visual_tokens(processor: Qwen3VLProcessor, size: tuple[int, int], side: int = MAX_SIDE) -> int:
+    """Count the visual tokens of a page of this width and height; ValueError where the model cannot read it."""
+    width, height = fit_within(Image.new("1", size), side).size  # the fewest bytes a pixel
     images = processor.image_processor
-    return images.get_number_of_image_patches(height, width) // images.merge_size**2
+    bounds = pixel_bounds(processor, side)
+    limits = {"min_pixels": bounds["shortest_edge"], "max_pixels": bounds["longest_edge"]}
+    return images.get_number_of_image_patches(height, width, limits) // images.merge_size**2
 
 
-def _size(page: PageSource) -> tuple[int, int]:
+def page_size(page: PageSource) -> tuple[int, int]:
+    """Return width and height of a page without decoding it; what is wrong with its file is said as in decoding."""
     if isinstance(page, Image.Image):
         return page.size
     try:

@@ -35,7 +35,7 @@ from llama_index_ziprerank.reranking.windows import (
 
 @dataclass(frozen=True)
 class RankingOptions:
-    """How a list is ranked. ValueError for a field out of its bounds."""
+    """How a list is ranked, by the arguments of `ListwiseReranker.rerank`. ValueError for one out of its bounds."""
 
     keep_ratio: float = 1.0
     pruning: PruningMode = "prompt"
@@ -60,18 +60,18 @@ class Ranking:
     order: list[int]
     """Candidates, best first."""
     logits: list[float]
-    """Raw logit of each candidate's letter, in the last window that it took part in; the mean over permutations."""
+    """Raw logit of each candidate's letter, in the last window that it took part in; the mean over orders and sides."""
     scores: list[float]
     """Softmax of the logits over that window's letters, with the first stage's part in them (`fusion`) where it has a
     weight; over several windows capped, never to rise along `order`."""
     window_of: list[int]
     """Number of that window, from 0 in the order of the forward passes (sliding: the last window holds the best)."""
     sequence_length: int
-    """Tokens that the language model read, summed over windows and their permutations."""
+    """Tokens that the language model read, summed over windows, their orders and sides."""
     visual_tokens: int
     """How many of these were visual tokens."""
     steps: int = 1
-    """Forward passes one after another; the windows of one step, and their permutations, run as one batch."""
+    """Forward passes one after another; the windows of one step, in all orders and at all sides, run as one batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +109,19 @@ def ranking_steps(
 ) -> Steps[Ranking]:
     """Rank pages: yields the windows of each step, is sent their logits, returns the ranking."""
     opinion = standardised(first_stage)
+    sides = _sides(features)
     weight = first_stage_weight(model, options.first_stage_weight)
 
-    def planned(candidates: Sequence[int]) -> PlannedWindow:
-        pages = [features[i] for i in candidates]
+    def planned(candidates: Sequence[int], side: int) -> PlannedWindow:
+        pages = [features[i].sides[side] for i in candidates]
         prompt = build_ranking_prompt(processor, query, [page.grid for page in pages])
         return PlannedWindow(model, prompt, pages, options.keep_ratio, options.pruning)
 
     def read(spans: Sequence[Sequence[int]]) -> Generator[list[PlannedWindow], list[torch.Tensor], list[list[float]]]:
-        """Have each window read in its orders; return its candidates' mean logits, the first stage's part in them."""
-        orders = [seeded_permutations(len(span), options.permutations) for span in spans]
+        """Have each window read at its sides and in its orders; return mean logits, the first stage's part in them."""
+        orders = [seeded_permutations(len(span), options.permutations) * sides for span in spans]
         windows = [
-            [planned([span[j] for j in order]) for order in several]
+            [planned([span[j] for j in order], k // options.permutations) for k, order in enumerate(several)]
             for span, several in zip(spans, orders, strict=True)
         ]
         answers = iter((yield [window for several in windows for window in several]))
@@ -140,6 +141,16 @@ def ranking_steps(
         except StopIteration as end:
             return tally.ranking(end.value)
         logits = yield from read(spans)
+
+
+def _sides(features: Sequence[PageFeatures]) -> int:
+    """Return at how many sides every page was encoded."""
+    counts = {len(page.sides) for page in features}
+    if len(counts) > 1:
+        raise ValueError(
+            f"Pages were encoded at {sorted(counts)} sides, which one list cannot have. Have one reranker encode them."
+        )
+    return counts.pop()
 
 
 def first_stage_weight(model: Qwen3VLForConditionalGeneration, asked_for: float | None = None) -> float:

@@ -10,8 +10,8 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking.batching import Answer, Batcher, OutOfMemoryError, Steps
 from llama_index_ziprerank.reranking.feature_cache import DiskCost, FeatureCache, cached_features, fill_cache
-from llama_index_ziprerank.reranking.features import PageFeatures, prepared_ahead, stream_page_features
-from llama_index_ziprerank.reranking.inputs import PagePatches, prepare_page
+from llama_index_ziprerank.reranking.features import PageFeatures, join_sides, prepared_ahead, stream_page_features
+from llama_index_ziprerank.reranking.inputs import MAX_SIDE, PagePatches, check_sides, prepare_page, unreadable_page
 from llama_index_ziprerank.reranking.loading import load_model, load_processor
 from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, PageSource, checkpoint_key
 from llama_index_ziprerank.reranking.pruning import PruningMode
@@ -46,6 +46,7 @@ class ListwiseReranker:
         *,
         cache: FeatureCache | None = None,
         skip_blank: bool = False,
+        sides: Sequence[int] = (MAX_SIDE,),
         batch_tokens: int | None = None,
     ) -> None:
         self.model = model.eval()
@@ -53,6 +54,7 @@ class ListwiseReranker:
         self.name = name or str(model.name_or_path)
         self.cache = cache
         self.skip_blank = skip_blank
+        self.sides = check_sides(sides)
         self._turn = threading.Lock()
         self._filling = threading.Lock()
         self._batcher = Batcher(
@@ -71,6 +73,7 @@ class ListwiseReranker:
         *,
         cache: FeatureCache | None = None,
         skip_blank: bool = False,
+        sides: Sequence[int] = (MAX_SIDE,),
         quantization: Quantization | None = None,
         batch_tokens: int | None = None,
     ) -> "ListwiseReranker":
@@ -84,6 +87,8 @@ class ListwiseReranker:
                 ``"sdpa"``; on a GPU, for the vision tower, FlashAttention 2 where it is installed.
             cache: where vision features are looked up before the tower runs, and kept after.
             skip_blank: leave blank parts of pages out of the vision tower (see `page_features`): faster, other scores.
+            sides: longest side of a page in pixels, never scaled up; 1024 as the model was trained. A shorter one is
+                faster. At several sides every page is read at each and the logits are averaged, at their cost together.
             quantization: smaller weights for the language model (`Quantization`); needs torchao.
             batch_tokens: tokens that one forward pass reads at most when windows or calls run together
                 (`BATCH_TOKENS`).
@@ -91,12 +96,16 @@ class ListwiseReranker:
         Raises:
             FileNotFoundError: when a folder is named that does not exist.
             ImportError: when ``quantization`` is asked for and torchao is missing.
-            ValueError: when the checkpoint is not a Qwen3-VL, lacks weights, or its tokenizer lacks the identifiers;
-                when the device cannot do what ``quantization`` asks for.
+            OSError: when the checkpoint has no weights in safetensors.
+            ValueError: when the checkpoint is not a Qwen3-VL, is or holds a LoRA adapter, lacks weights, cannot be
+                read, or has a tokenizer, chat template or image processor that does not fit (`load_processor`); when
+                the device cannot do what ``quantization`` asks for.
         """
         model = load_model(name_or_path, device, dtype, attn_implementation, quantization)
         processor = load_processor(name_or_path)
-        return cls(model, processor, name_or_path, cache=cache, skip_blank=skip_blank, batch_tokens=batch_tokens)
+        return cls(
+            model, processor, name_or_path, cache=cache, skip_blank=skip_blank, sides=sides, batch_tokens=batch_tokens
+        )
 
     def encode_pages(self, images: Sequence[PageSource]) -> list[PageFeatures]:
         """Run the vision tower once for pages that several queries will ask about; `rerank` takes the outcome.
@@ -113,29 +122,33 @@ class ListwiseReranker:
         return self._run(start, f"{len(images)} pages", "Pass fewer at a time")
 
     @cached_property
-    def cache_key(self) -> CheckpointKey:
-        """Name the checkpoint in a cache, by its weights at the first use of the cache."""
-        return checkpoint_key(self.model, self.processor, skip_blank=self.skip_blank)
+    def cache_keys(self) -> tuple[CheckpointKey, ...]:
+        """Name the checkpoint in a cache, at each side, by its weights at the first use of the cache."""
+        return tuple(
+            checkpoint_key(self.model, self.processor, skip_blank=self.skip_blank, side=side) for side in self.sides
+        )
 
     def cache_cost(self, images: Iterable[PageSource]) -> DiskCost:
         """Return what `cache_pages` will write for these pages, from their sizes alone.
 
         Raises:
-            ValueError: when there is no cache.
+            ValueError: when there is no cache, and for an image that the model cannot read.
         """
-        return self._cache().cost(self.cache_key, self.processor, images)
+        return self._cache().cost(self.cache_keys, self.processor, images)
 
     def cache_pages(self, images: Iterable[PageSource]) -> int:
         """Put the features of pages into the cache that it lacks; return how many these were.
 
         Pages are read as they are needed, so the list may be longer than memory. Calls that wait are let in between.
+        Where features are kept in memory alone, since there is no folder or it cannot be written (a full disk), it ends
+        with a warning when the memory's budget is full.
 
         Raises:
-            ValueError: when there is no cache.
+            ValueError: when there is no cache, and for an image that the model cannot read.
         """
         cache = self._cache()
         with self._filling:  # of two calls for the same pages, the second finds what the first has made
-            return fill_cache(cache, self.cache_key, images, self._look_by_turns)
+            return fill_cache(cache, self.cache_keys, images, self._look_by_turns)
 
     def rerank(
         self,
@@ -212,13 +225,15 @@ class ListwiseReranker:
         if self.cache is None:
             fresh = iter(self._look(unseen))
         else:
-            fresh = iter(cached_features(self.cache, self.cache_key, unseen, self._look))
+            fresh = iter(cached_features(self.cache, self.cache_keys, unseen, self._look))
         return [page if isinstance(page, PageFeatures) else next(fresh) for page in pages]
 
     def _look(self, pages: Iterable[tuple[int, PageSource]]) -> Iterator[PageFeatures]:
         """Run the vision tower over pages, each with its place in the given list."""
         ready = map(_loaded, pages)  # one picture given twice must not be read by two threads
-        return stream_page_features(self.model, prepared_ahead(self._prepare, ready), skip_blank=self.skip_blank)
+        at_sides = ((page, side) for page in ready for side in self.sides)
+        features = stream_page_features(self.model, prepared_ahead(self._prepare, at_sides), skip_blank=self.skip_blank)
+        return map(join_sides, zip(*[features] * len(self.sides), strict=True))
 
     def _look_by_turns(self, pages: Iterable[tuple[int, PageSource]]) -> Iterator[PageFeatures]:
         """Do the same for a list of any length, leaving the model to calls that wait between two pages."""
@@ -230,16 +245,13 @@ class ListwiseReranker:
                 return
             yield page
 
-    def _prepare(self, page: tuple[int, PageSource]) -> PagePatches:
-        i, source = page
+    def _prepare(self, page_at_side: tuple[tuple[int, PageSource], int]) -> PagePatches:
+        (i, source), side = page_at_side
         image = source.image() if isinstance(source, PageFile) else source
         try:
-            return prepare_page(self.processor, image)
+            return prepare_page(self.processor, image, side)
         except ValueError as error:
-            raise ValueError(
-                f"Page {i} of the given list (from 0), {image.width}x{image.height} pixels, is none that the model "
-                f"can read: {error}. Leave it out."
-            ) from error
+            raise unreadable_page(i, image.size, error) from error
 
     def _cache(self) -> FeatureCache:
         if self.cache is None:

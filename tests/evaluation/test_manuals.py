@@ -177,19 +177,19 @@ def test_where_the_first_stage_counts_the_order_of_the_model_alone_is_told_too(
     )
 
 
-def test_long_lists_are_ranked_by_the_strategy_of_the_settings(
+def test_lists_are_ranked_by_the_strategy_and_the_sides_of_the_settings(
     manual: Path, retriever: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, tuple[int, ...]]] = []
     rerank = ListwiseReranker.rerank
 
     def noted(self: ListwiseReranker, *arguments: Any, **options: Any) -> Ranking:
-        asked.append(options["strategy"])
+        asked.append((options["strategy"], self.sides))
         return rerank(self, *arguments, **options)
 
     monkeypatch.setattr(ListwiseReranker, "rerank", noted)
-    evaluate_manuals([manual], _settings(retriever, queries=2, strategy="blocks"), tmp_path)
-    assert asked == ["blocks", "blocks"]
+    evaluate_manuals([manual], _settings(retriever, queries=2, strategy="blocks", sides=(512, 256)), tmp_path)
+    assert asked == [("blocks", (512, 256))] * 2
 
 
 def test_degraded_pages_are_other_pages_for_the_eyes_and_the_same_for_bm25(
@@ -216,6 +216,7 @@ def test_a_setting_out_of_bounds_is_named(wrong: dict[str, int]) -> None:
         ({"keep_ratio": 0.0}, "keep_ratio"),
         ({"pruning": "both"}, "pruning"),
         ({"strategy": "random"}, "strategy is one of"),
+        ({"sides": ()}, "sides are the longest sides"),
     ],
 )
 def test_an_unknown_choice_is_named(wrong: dict[str, Any], said: str) -> None:

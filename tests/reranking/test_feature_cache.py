@@ -109,7 +109,7 @@ def test_memory_stays_within_its_budget_and_the_least_recently_used_page_leaves(
     reranker.encode_pages(pages[3:4])
     assert reranker.cache.memory_bytes == 3 * probe.cache.memory_bytes
     reranker.cache.folder = None  # memory alone
-    assert [reranker.cache.get(reranker.cache_key, page_digest(page)) is not None for page in pages[:4]] == [
+    assert [reranker.cache.get(reranker.cache_keys[0], page_digest(page)) is not None for page in pages[:4]] == [
         True, False, True, True
     ]  # fmt: skip
 
@@ -223,6 +223,22 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_and_nothing_else(
     assert caplog.text.count("no longer written") == 1
 
 
+@pytest.mark.parametrize("budget", [0, 3.5, 20])
+def test_filling_ends_where_nothing_more_is_kept(
+    reranker: ListwiseReranker, pages: list[Image.Image], tmp_path: Path, caplog, budget: float
+) -> None:
+    room = int(budget * reranker.encode_pages(pages[:1])[0].merged.nbytes * 4)  # in pages: one part of four is merged
+    caches = [FeatureCache(memory_bytes=room), FeatureCache(tmp_path / "features", memory_bytes=room)]
+    (tmp_path / "features").write_text("in the way, like a disk that is full")
+    kept = min(int(budget), 6)
+    for cache in caches:
+        caplog.clear()
+        with_cache = ListwiseReranker(reranker.model, reranker.processor, cache=cache)
+        assert with_cache.cache_pages(pages[:6]) == kept
+        assert ("memory for page features is full" in caplog.text) == (kept < 6)
+        assert with_cache.cache_cost(pages[:6]).pages == 6 - kept
+
+
 def test_a_folder_that_is_removed_while_in_use_is_made_again(with_cache, pages: list[Image.Image]) -> None:
     reranker = with_cache(memory_bytes=0)
     reranker.encode_pages(pages[:1])
@@ -237,6 +253,13 @@ def test_a_damaged_image_is_named_where_its_size_is_asked_for(with_cache) -> Non
 
     with pytest.raises(ValueError, match="page 7: 4 bytes"):
         with_cache().cache_cost([PageFile(b"oops", named)])
+
+
+def test_a_page_too_thin_is_named_where_its_size_is_asked_for(with_cache, pages: list[Image.Image]) -> None:
+    thin = Image.new("RGB", (3, 900))
+    for page in (thin, PageFile(encode_png(thin))):
+        with pytest.raises(ValueError, match="Page 1 of the given list .from 0., 3x900 pixels, .* ratio"):
+            with_cache().cache_cost([pages[0], page])
 
 
 def test_calls_are_answered_while_a_cache_is_filled(with_cache, pages: list[Image.Image], monkeypatch) -> None:
@@ -286,7 +309,7 @@ def test_a_removed_page_leaves_nothing_behind(with_cache, pages: list[Image.Imag
         reranker = with_cache(dtype=stored)
         reranker.cache_pages(PageFile(path.read_bytes()) for path in paths)
     forget_image_files(reranker.cache.folder, [paths[0], tmp_path / "missing.png"])
-    assert [reranker.cache.holds(reranker.cache_key, page_digest(PageFile(p.read_bytes()))) for p in paths] == [
+    assert [reranker.cache.holds(reranker.cache_keys[0], page_digest(PageFile(p.read_bytes()))) for p in paths] == [
         False, True
     ]  # fmt: skip
     assert len(_files(reranker.cache.folder)) == 2

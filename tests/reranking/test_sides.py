@@ -1,0 +1,101 @@
+"""Pages read at other sides than 1024 pixels, and at several."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.feature_cache import FeatureCache
+from llama_index_ziprerank.reranking.inputs import prepare_page
+from llama_index_ziprerank.reranking.page_keys import visual_tokens
+
+QUERY = "How is a surface drawn?"
+
+
+@pytest.fixture
+def large(pages: list[Image.Image]) -> list[Image.Image]:
+    return [page.resize((464, 656)) for page in pages[:7]]
+
+
+def _at(reranker: ListwiseReranker, *sides: int, cache: FeatureCache | None = None) -> ListwiseReranker:
+    return ListwiseReranker(reranker.model, reranker.processor, cache=cache, sides=sides)
+
+
+def test_a_shorter_side_has_fewer_visual_tokens(reranker: ListwiseReranker, large: list[Image.Image]) -> None:
+    doubled = [page.resize((768, 1024)) for page in large[:3]]
+    tokens = {side: _at(reranker, side).rerank(QUERY, doubled).visual_tokens for side in (512, 1024)}
+    assert tokens[1024] == 4 * tokens[512]
+
+
+def test_the_default_side_is_what_the_model_was_trained_with(
+    reranker: ListwiseReranker, large: list[Image.Image]
+) -> None:
+    assert reranker.sides == (1024,)
+    assert _at(reranker, 1024).rerank(QUERY, large[:5]) == reranker.rerank(QUERY, large[:5])
+
+
+@pytest.mark.parametrize("side", [320, 1024, 1280, 2048])
+def test_tokens_are_counted_as_they_are_made(reranker: ListwiseReranker, side: int) -> None:
+    page = Image.new("RGB", (1600, 2200))
+    rows, columns = prepare_page(reranker.processor, page, side).grid[1:]
+    merge = reranker.processor.image_processor.merge_size
+    assert visual_tokens(reranker.processor, page.size, side) == rows * columns // merge**2
+    assert max(rows, columns) * reranker.processor.image_processor.patch_size == pytest.approx(side, rel=0.05)
+
+
+@pytest.mark.parametrize("permutations", [1, 2])
+def test_logits_of_several_sides_are_averaged(
+    reranker: ListwiseReranker, large: list[Image.Image], permutations: int
+) -> None:
+    alone = [_at(reranker, side).rerank(QUERY, large[:6], 0.5, permutations=permutations) for side in (640, 448)]
+    both = _at(reranker, 640, 448).rerank(QUERY, large[:6], 0.5, permutations=permutations)
+    means = [sum(logits) / 2 for logits in zip(*(ranking.logits for ranking in alone), strict=True)]
+    assert both.logits == pytest.approx(means, abs=1e-4)
+    assert both.visual_tokens == sum(ranking.visual_tokens for ranking in alone)
+    assert both.steps == 1
+
+
+def test_long_lists_are_read_at_every_side(reranker: ListwiseReranker, large: list[Image.Image]) -> None:
+    ranking = _at(reranker, 640, 448).rerank(QUERY, large[:7], window=4, stride=2)
+    assert sorted(ranking.order) == list(range(7))
+    alone = [_at(reranker, side).rerank(QUERY, large[:7], window=4, stride=2) for side in (640, 448)]
+    assert ranking.visual_tokens == sum(other.visual_tokens for other in alone)
+
+
+def test_every_side_is_cached(
+    reranker: ListwiseReranker, large: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = _at(reranker, 640, 448).rerank(QUERY, large[:4])
+    first = _at(reranker, 640, 448, cache=FeatureCache(tmp_path))
+    cost = first.cache_cost(large[:4])
+    assert first.cache_pages(large[:4]) == cost.pages == 4
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert 0 < written <= cost.bytes
+    again = _at(reranker, 640, 448, cache=FeatureCache(tmp_path))
+    monkeypatch.setattr(again, "_prepare", None)  # the tower is not asked
+    assert again.rerank(QUERY, large[:4]).logits == pytest.approx(wanted.logits, abs=1e-5)
+    assert again.cache_cost(large[:4]).pages == 0
+
+
+def test_a_cache_of_one_side_is_completed(reranker: ListwiseReranker, large: list[Image.Image]) -> None:
+    cache = FeatureCache()
+    _at(reranker, 640, cache=cache).cache_pages(large[:2])
+    both = _at(reranker, 640, 448, cache=cache)
+    assert both.cache_cost(large[:2]).bytes < _at(reranker, 640, cache=FeatureCache()).cache_cost(large[:2]).bytes
+    assert both.cache_pages(large[:2]) == 2
+    assert both.cache_cost(large[:2]).pages == 0
+
+
+def test_encoded_pages_know_their_sides(reranker: ListwiseReranker, large: list[Image.Image]) -> None:
+    both = _at(reranker, 640, 448)
+    encoded = both.encode_pages(large[:3])
+    assert both.rerank(QUERY, encoded) == both.rerank(QUERY, large[:3])
+    with pytest.raises(ValueError, match=r"encoded at \[1, 2\] sides"):
+        both.rerank(QUERY, [*encoded, *_at(reranker, 640).encode_pages(large[3:4])])
+
+
+@pytest.mark.parametrize("sides", [(), (1024, 1024), (100,), (1024, 9000)])
+def test_impossible_sides_are_refused(reranker: ListwiseReranker, sides: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="from 256 to 4096"):
+        _at(reranker, *sides)
