@@ -1,14 +1,18 @@
 """Griffe extension of the site: what the docstrings leave to LlamaIndex's and pydantic's conventions.
 
 Lines that begin with `>>>` become a block of code; a pydantic field is documented by its description, a recipe's field
-by the help of its option.
+by the help of its option; a default that is a constant's name is shown as its value; arguments that a docstring
+explains together get a row each.
 """
 
 import ast
 import re
+from importlib import import_module
 from typing import Any
 
 import griffe
+
+_TOGETHER = re.compile(r"^( +)(\w+(?:, \w+)+)(:.*(?:\n\1 +.*)*)", re.MULTILINE)
 
 
 class OurDocstrings(griffe.Extension):
@@ -18,6 +22,13 @@ class OurDocstrings(griffe.Extension):
         """Indent doctest lines, without their prompt, as Markdown wants code."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(r"^>>> ", "    ", obj.docstring.value, flags=re.MULTILINE)
+
+    def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
+        """Show the values of constants, and explain each argument by itself."""
+        for parameter in func.parameters:
+            parameter.default = _shown(parameter.default, func)
+        if func.docstring is not None:
+            func.docstring.value = _TOGETHER.sub(_one_each, func.docstring.value)
 
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
         """Give a field its description, and show its default alone."""
@@ -33,4 +44,16 @@ class OurDocstrings(griffe.Extension):
         given = {word.name: word.value for word in call.arguments if isinstance(word, griffe.ExprKeyword)}
         if "description" in given:
             attr.docstring = griffe.Docstring(ast.literal_eval(str(given["description"])), parent=attr)
-            attr.value = given.get("default")
+            attr.value = _shown(given.get("default"), attr)
+
+
+def _shown(default: str | griffe.Expr | None, owner: griffe.Object) -> str | griffe.Expr | None:
+    """Return the value of a constant that is named in a module; anything else as it stands."""
+    if not isinstance(default, griffe.ExprName) or not default.name.isupper():
+        return default
+    return repr(getattr(import_module(owner.module.path), default.name))
+
+
+def _one_each(entry: re.Match[str]) -> str:
+    indent, names, text = entry.groups()
+    return "\n".join(f"{indent}{name}{text}" for name in names.split(", "))

@@ -79,6 +79,16 @@ def test_the_wheel_holds_nothing_but_the_package_and_its_metadata(wheel: zipfile
     assert rooms == {"llama_index_ziprerank"}
 
 
+def test_the_source_distribution_leaves_nothing_out_that_a_reader_is_pointed_to() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        pytest.skip("not a clone")
+    rooms = {name.split("/")[0] for name in tracked if not name.startswith(".")} - {"pyproject.toml"}
+    [line] = re.findall(r"targets\.sdist\]\ninclude = (.*)", (ROOT / "pyproject.toml").read_text())
+
+    assert {f"/{room}" for room in rooms} == set(ast.literal_eval(line))
+
+
 def test_a_font_comes_with_its_licence() -> None:
     fonts = PACKAGE / "pages" / "fonts"
 

@@ -1,4 +1,7 @@
-"""The README's Python runs as it stands, but for the models: nano takes the place of the large ones."""
+"""The Python of README and guides runs as it stands, page by page from top to bottom.
+
+But for models and servers: nano takes the place of the large models, Qdrant's memory that of a server.
+"""
 
 import re
 from pathlib import Path
@@ -7,19 +10,28 @@ import pytest
 from llama_index.core import MockEmbedding, Settings, VectorStoreIndex
 from llama_index.core.base.response.schema import Response
 from llama_index.core.llms import MockLLM
+from qdrant_client import QdrantClient
 from tiny_manual import tiny_manual
 
-from llama_index_ziprerank import PDFPageReader
+from llama_index_ziprerank import ColPaliIndex, PDFPageReader
 from llama_index_ziprerank.nodes import document_to_page_node
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/index.md")
+GUIDES = sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md") if "```python" in path.read_text("utf-8"))
+STAND_INS = {
+    "mtri-admin/ZipRerank": "nano",
+    "vidore/colqwen2-v1.0": "nano",
+    'url="http://localhost:6333"': 'client=QdrantClient(":memory:")',
+}
 TWO_LINES = re.compile(r"reranker = .*\nquery_engine = .*\n")
 
 
 def blocks(page: str) -> list[str]:
     found = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [block.replace("mtri-admin/ZipRerank", "nano") for block in found]
+    for name, stand_in in STAND_INS.items():
+        found = [block.replace(name, stand_in) for block in found]
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +70,17 @@ def test_a_pdf_becomes_an_answer_as_shown(
 
     assert capsys.readouterr().out.strip() == "text text text text"
     assert (tmp_path / "manual.index").is_dir()
+
+
+@pytest.mark.filterwarnings("ignore:Local mode performs exact")  # of Qdrant's memory
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_guide_can_be_typed_in_from_top_to_bottom(
+    guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_manual(tmp_path / "manual.pdf")
+    names = {"your_multimodal_llm": MockLLM(max_tokens=4, is_chat_model=True), "QdrantClient": QdrantClient}
+    for block in blocks(f"docs/guides/{guide}"):
+        exec(block, names)
+    for index in [value for value in names.values() if isinstance(value, ColPaliIndex)]:
+        index.close()
