@@ -51,8 +51,15 @@ def _quieten() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, by default the one the process was started with; always ends in SystemExit."""
+    terminated = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        """End as after Ctrl-C: temporary folders go, and what was paid for is told; asyncio ends its tasks first."""
+        terminated.set()
+        signal.raise_signal(signal.SIGINT)
+
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end)
+        signal.signal(signal.SIGTERM, interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # pipes of Windows do not know the arrow of a table
@@ -63,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"ziprerank: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(2)
-
-
-def _end(number: int, frame: object) -> None:
-    """Let a termination, too, remove temporary folders and say what was paid for."""
-    sys.exit(128 + number)
+    finally:
+        if terminated.is_set():
+            sys.exit(128 + signal.SIGTERM)
