@@ -35,7 +35,7 @@ demo: $(STAMP)
 	$(BIN)/ziprerank ask "$(QUESTION)" --pdf $(MANUAL) --picture $(PICTURE)
 
 report: $(STAMP)
-	$(BIN)/ziprerank ask "$(QUESTION)" --pdf $(MANUAL) --keep-ratio 0.5 --report report.html
+	$(BIN)/ziprerank ask "$(QUESTION)" --pdf $(MANUAL) --report report.html
 
 app: $(STAMP)
 	$(BIN)/ziprerank app $(MANUAL)
@@ -63,7 +63,7 @@ coverage: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" --cov --cov-report=term
 
 evaluate: $(STAMP)
-	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES) --keep-ratio 0.25 --pruning query
+	$(BIN)/ziprerank evaluate manuals --development --queries $(QUERIES)
 
 nano: $(STAMP)
 	$(BIN)/python -m llama_index_ziprerank.training.nano.build

@@ -26,7 +26,7 @@ DATASET = RetrievalDataset.from_pairs(
 def main() -> None:
     """Ask six pages the questions and print the table."""
     with ColPaliIndex.from_documents(islice(PDFPageReader().lazy_load_data(MANUAL), 6)) as index:
-        reranker = ZipRerankPostprocessor(model="nano", top_n=6, keep_ratio=0.25)  # top_n: as deep as the metrics
+        reranker = ZipRerankPostprocessor(model="nano", top_n=6)  # top_n: as deep as the metrics
         evaluator = PageRetrievalEvaluator(index.as_retriever(6), [reranker], key=page_key)
         print(evaluator.evaluate(DATASET))
 

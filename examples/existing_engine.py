@@ -25,7 +25,7 @@ def main() -> None:
     engine = index.as_query_engine(
         llm=MockLLM(max_tokens=8),
         similarity_top_k=6,
-        node_postprocessors=[ZipRerankPostprocessor(model="nano", top_n=3, keep_ratio=0.25)],  # line two
+        node_postprocessors=[ZipRerankPostprocessor(model="nano", top_n=3)],  # line two
     )
     for found in engine.query("How are error bars drawn?").source_nodes:
         before = found.metadata["first_stage_rank"]

@@ -22,7 +22,7 @@ def main() -> None:
     """Rank three pages and two texts."""
     pages = [document_to_page_node(page) for page in islice(PDFPageReader().lazy_load_data(MANUAL), 3)]
     nodes = [NodeWithScore(node=node) for node in [*pages, *(TextNode(text=note) for note in NOTES)]]
-    reranker = ZipRerankPostprocessor(model="nano", top_n=5, keep_ratio=0.25)
+    reranker = ZipRerankPostprocessor(model="nano", top_n=5)
     for found in reranker.postprocess_nodes(nodes, query_str="How are error bars drawn?"):
         is_page = isinstance(found.node, ImageNode)
         name = f"page {found.metadata['page_label']}" if is_page else found.node.get_content()

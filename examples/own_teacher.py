@@ -33,7 +33,7 @@ class ThreeReadings:
     async def __call__(self, prompt: str, images: Sequence[Image.Image]) -> str:
         """Order the images by the question in the prompt."""
         question = re.findall(r"Search Query: (.*)", prompt)[-1]
-        ranking = await asyncio.to_thread(self._reranker.rerank, question, images, 0.25, permutations=3)
+        ranking = await asyncio.to_thread(self._reranker.rerank, question, images, permutations=3)
         return " > ".join(f"[{chr(ord('A') + page)}]" for page in ranking.order)
 
 

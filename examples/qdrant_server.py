@@ -35,7 +35,7 @@ def open_store(url: str | None) -> QdrantStore:
 def main(url: str | None = None) -> None:
     """Index six pages, find three, rerank them."""
     pages = list(islice(PDFPageReader().lazy_load_data(MANUAL), 6))
-    reranker = ZipRerankPostprocessor(model="nano", top_n=3, keep_ratio=0.25)
+    reranker = ZipRerankPostprocessor(model="nano", top_n=3)
     with (
         TemporaryDirectory() as folder,
         ColPaliIndex.from_documents(pages, persist_dir=Path(folder) / "index", store=open_store(url)) as index,

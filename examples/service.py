@@ -30,7 +30,7 @@ def build_engine(pages: int = 54) -> BaseQueryEngine:
     index = ColPaliIndex.from_documents(islice(PDFPageReader().lazy_load_data(MANUAL), pages))
     return index.as_query_engine(
         llm=MockLLM(max_tokens=8, is_chat_model=True),
-        node_postprocessors=[ZipRerankPostprocessor(model="nano", top_n=3, keep_ratio=0.25)],
+        node_postprocessors=[ZipRerankPostprocessor(model="nano", top_n=3)],
         streaming=True,
     )
 

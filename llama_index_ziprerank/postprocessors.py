@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,10 +34,10 @@ from llama_index_ziprerank.pages.remote import RemoteImages
 from llama_index_ziprerank.reranking import ListwiseReranker, PruningMode, Ranking
 from llama_index_ziprerank.reranking.explanation import Candidate, Explanation, explain
 from llama_index_ziprerank.reranking.feature_cache import MEMORY_BYTES, DiskCost, FeatureCache
-from llama_index_ziprerank.reranking.inputs import MAX_SIDE, check_sides
+from llama_index_ziprerank.reranking.inputs import check_sides
+from llama_index_ziprerank.reranking.options import RankingOptions
 from llama_index_ziprerank.reranking.page_keys import PageFile, PageSource
 from llama_index_ziprerank.reranking.quantization import Quantization
-from llama_index_ziprerank.reranking.ranking import RankingOptions
 from llama_index_ziprerank.reranking.stored_features import StoredType
 from llama_index_ziprerank.reranking.windows import Strategy, check_window
 from llama_index_ziprerank.reranking.windows.permutations import MOST_PERMUTATIONS
@@ -108,12 +109,17 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         description='Reranker: "nano" (ships with the package), a folder, or a name on the Hugging Face Hub.',
     )
     top_n: int = Field(default=5, ge=1, description="Number of nodes to return, best first.")
-    keep_ratio: float = Field(
-        default=1.0, gt=0, le=1, description="Part of each page's visual tokens that the language model reads."
+    keep_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Part of each page's visual tokens that the language model reads. Default: what the checkpoint's "
+        "config says, which is 0.16 for nano, else 1, all of them.",
     )
-    pruning: PruningMode = Field(
-        default="prompt",
-        description='What visual tokens are compared with when some are dropped: the whole "prompt" or the "query".',
+    pruning: PruningMode | None = Field(
+        default=None,
+        description='What visual tokens are compared with when some are dropped: the whole "prompt" or the "query". '
+        'Default: what the checkpoint\'s config says, which is "query" for nano, else "prompt" as in the paper.',
     )
     device: str | None = Field(default=None, description="Default: cuda, else mps, else cpu.")
     dtype: str | None = Field(
@@ -142,7 +148,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         ge=0,
         allow_inf_nan=False,
         description="How much the nodes' own scores count beside the model: 0 the model alone, 1 both the same. "
-        "Default: the checkpoint's own, which is 1 for nano, else 0 as in the paper.",
+        "Default: what the checkpoint's config says, which is 0.5 for nano, else 0 as in the paper.",
     )
     attn_implementation: str | None = Field(
         default=None,
@@ -172,10 +178,11 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     skip_blank: bool = Field(
         default=False, description="Leave blank parts of pages out of the vision tower: faster, other scores."
     )
-    sides: tuple[int, ...] = Field(
-        default=(MAX_SIDE,),
-        description="Longest side of a page in pixels, never scaled up; 1024 as the models were trained. A shorter one "
-        "is faster. At several sides every page is read at each and the logits are averaged, at their cost together.",
+    sides: tuple[int, ...] | None = Field(
+        default=None,
+        description="Longest side of a page in pixels, never scaled up. Default: the checkpoint's own, which is 1280 "
+        "for nano, else 1024 as in the paper. A shorter one is faster. At several sides every page is read at each and "
+        "the logits are averaged, at their cost together.",
     )
 
     _seat: _ModelSeat = PrivateAttr()
@@ -189,7 +196,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     @model_validator(mode="after")
     def _check_window_and_take_seat(self) -> Self:
         check_window(self.window, self.stride)
-        check_sides(self.sides)
+        if self.sides is not None:
+            check_sides(self.sides)
         self._seat = _ModelSeat(self._loaded_by())
         return self
 
@@ -232,15 +240,9 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
             ranking = self._reranker().rerank(
                 query_bundle.query_str.strip(),
                 images,
-                self.keep_ratio,
-                self.pruning,
-                self.window,
-                self.stride,
-                strategy=self.strategy,
-                permutations=self.permutations,
                 first_stage_scores=[node.score for node in nodes],
-                first_stage_weight=self.first_stage_weight,
                 cancelled=_cancelled.get(),
+                **self._asked(),
             )
             reranked = [_reranked(nodes, ranking, i) for i in ranking.order[: self.top_n]]
             event.on_end(payload={EventPayload.NODES: reranked})
@@ -282,20 +284,12 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         from llama_index_ziprerank.retrieval.similarity import similarity_maps  # its colpali-engine is slow to import
 
         question = (query if isinstance(query, str) else query.query_str).strip()
-        options = RankingOptions(
-            self.keep_ratio,
-            self.pruning,
-            self.window,
-            self.stride,
-            self.strategy,
-            self.permutations,
-            self.first_stage_weight,
-        )
+        reranker = self._reranker()
         return explain(
-            self._reranker(),
+            reranker,
             question,
             [Candidate(node_title(node.node), self._page(node.node), node.score) for node in nodes],
-            options,
+            reranker.options(**self._asked()),
             top_n=self.top_n,
             draw_first_stage=None if first_stage is None else similarity_maps(first_stage.encoder, question),
         )
@@ -369,6 +363,10 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         if content is None:
             return page_image_or_rendered_text(node)
         return PageFile(content, partial(decode_node_image, node.node_id))
+
+    def _asked(self) -> dict[str, Any]:
+        """Return what `RankingOptions` decides by."""
+        return {option.name: getattr(self, option.name) for option in dataclasses.fields(RankingOptions)}
 
     def _new_cache(self) -> FeatureCache | None:
         if self.cache_dir is None and not self.cache_memory_bytes:

@@ -79,8 +79,8 @@ sheet
 # %% [markdown]
 # ## Use it
 #
-# The folder is a checkpoint like any other. It wants the `keep_ratio` and the `pruning` that it was trained with; its
-# card and `recipe.json` say which.
+# The folder is a checkpoint like any other. Its config says which part of the visual tokens it was trained to read, and it
+# ranks so.
 # %%
 from llama_index.core.schema import NodeWithScore
 
@@ -88,10 +88,7 @@ from llama_index_ziprerank import PDFPageReader, ZipRerankPostprocessor
 from llama_index_ziprerank.nodes import document_to_page_node, node_title
 
 nodes = [NodeWithScore(node=document_to_page_node(page)) for page in PDFPageReader().load_data(work / "extract.pdf")]
-recipe = json.loads((work / "my-reranker" / "recipe.json").read_text())
-reranker = ZipRerankPostprocessor(
-    model=str(work / "my-reranker"), top_n=3, keep_ratio=recipe["keep_ratio"], pruning=recipe["pruning"]
-)
+reranker = ZipRerankPostprocessor(model=str(work / "my-reranker"), top_n=3)
 for node in reranker.postprocess_nodes(nodes, query_str="If-then-else"):
     print(f"{node.score:.3f}", node_title(node.node))
 # %% [markdown]

@@ -48,7 +48,7 @@ for rank, node in enumerate(found[:12], start=1):
 # it too. Page 63, about text in drawings, has no business there.
 
 # %%
-reranker = ZipRerankPostprocessor(model="nano", top_n=3, keep_ratio=0.5, pruning="query")
+reranker = ZipRerankPostprocessor(model="nano", top_n=3)
 
 
 def show(question, candidates):
@@ -70,8 +70,8 @@ show(other, index.as_retriever(similarity_top_k=20).retrieve(other))
 # ## What changed, and what was read
 #
 # Above: what the reranker read. Warm patches look like the question; veiled ones were dropped before the language model
-# (`keep_ratio=0.5`). Then what the first stage matched: a frame is the best match of a word of the question. Below: each page's
-# score, with its letter.
+# (nano's own `keep_ratio` is 0.16). Then what the first stage matched: a frame is the best match of a word of the question.
+# Below: each page's score, with its letter.
 
 # %%
 explanation = reranker.explain(QUESTION, found, first_stage=index)
@@ -99,7 +99,7 @@ best.crop((0, 0, best.width, best.height // 2))
 from llama_index_ziprerank.evaluators import PageRetrievalEvaluator, RetrievalDataset, page_key
 
 dataset = RetrievalDataset.from_manual(MANUAL, kinds=["heading"], count=15)
-deep = ZipRerankPostprocessor(model="nano", top_n=20, keep_ratio=0.5, pruning="query")
+deep = ZipRerankPostprocessor(model="nano", top_n=20)
 report = await PageRetrievalEvaluator(index.as_retriever(20), [deep], key=page_key).aevaluate(dataset)
 print(report)
 

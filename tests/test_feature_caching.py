@@ -186,23 +186,32 @@ def test_the_command_line_says_the_size_then_warms_and_asks_warm(
         return printed.out + printed.err
 
     build = ("index", manual, "--to", folder, "--retriever", retriever, "--warm", PARITY, "--warm-dtype", "int8")
+    build += ("--sides", "512,256")
     said = run(*build)
     files = {path: path.stat().st_mtime_ns for path in (folder / "features").rglob("*.safetensors")}
     size = sum(path.stat().st_size for path in files)
     with ColPaliIndex.load(folder) as index:
-        assert len(files) == index.store.count() > 0
+        assert len(files) == 2 * index.store.count() > 0
         assert all("int8" in path.parent.parent.name for path in files)
     told = float(said.split("will take ")[1].split(" MB")[0])
     assert size / 1e6 <= told <= size / 1e6 + 0.1 + len(files) * 0.0011
     assert "of 0 pages" in run(*build)
-    answer = json.loads(run("ask", QUESTION, "--index", folder, "--model", PARITY, "--json").split("\n}")[0] + "\n}")
-    assert answer["pages"]
-    assert files == {path: path.stat().st_mtime_ns for path in (folder / "features").rglob("*.safetensors")}
+    ask = ("ask", QUESTION, "--index", folder, "--model", PARITY, "--json")
+    for sides, fresh in (("512,256", False), ("300", True)):
+        assert json.loads(run(*ask, "--sides", sides).split("\n}")[0] + "\n}")["pages"]
+        now = {path: path.stat().st_mtime_ns for path in (folder / "features").rglob("*.safetensors")}
+        assert (now == files) is not fresh
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--warm-dtype", "int8"], "--warm nano"), (["--warm", "nano", "--warm-dtype", "int4"], "'int4'")],
+    [
+        (["--warm-dtype", "int8"], "--warm nano"),
+        (["--warm", "nano", "--warm-dtype", "int4"], "'int4'"),
+        (["--sides", "512"], "--warm nano"),
+        (["--warm", "nano", "--sides", "10"], "sides are the longest sides"),
+        (["--warm", "nano", "--sides", "large"], "--sides takes numbers"),
+    ],
 )
 def test_bad_options_are_told_before_the_work(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -40,6 +40,11 @@ class Desk:
         self._turn = threading.Lock()
 
     @property
+    def keep_ratio(self) -> float:
+        """The part of each page that the model reads by its own choice."""
+        return self._reranker.options().keep_ratio
+
+    @property
     def shelf(self) -> list[Shelved]:
         """The PDFs, in the order they came."""
         return list(self._shelf.values())

@@ -49,7 +49,12 @@ def build_page(desk: Desk) -> gr.Blocks:
                 question = gr.Textbox(label="Question", placeholder="How do I draw a bar graph?", lines=2, max_lines=4)
                 ask = gr.Button("Ask", variant="primary")
                 keep_ratio = gr.Slider(
-                    0.05, 1, 1, step=0.05, label="Keep ratio", info="Part of each page that the language model reads"
+                    0.01,
+                    1,
+                    desk.keep_ratio,
+                    step=0.01,
+                    label="Keep ratio",
+                    info="Part of each page that the language model reads",
                 )
                 top_n = gr.Slider(1, 10, 5, step=1, label="Pages to show")
                 clear = gr.Button("Remove all PDFs", size="sm")

@@ -14,15 +14,35 @@ T = TypeVar("T")
 Number = TypeVar("Number", int, float)
 
 KeepRatio = Annotated[
-    float, typer.Option(metavar="SHARE", min=0, max=1, help="Part of the visual tokens that the reranker reads.")
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Part of the visual tokens that the reranker reads  [default: the model's own, else 1]",
+        show_default=False,
+    ),
 ]
-Pruning = Annotated[Literal["prompt", "query"], typer.Option(help="What visual tokens are compared with.")]
+Pruning = Annotated[
+    Literal["prompt", "query"] | None,
+    typer.Option(
+        help="What visual tokens are compared with  [default: the model's own, else prompt]", show_default=False
+    ),
+]
+Sides = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Longest sides in pixels at which the reranker reads a page  [default: the model's own, else 1024]",
+        show_default=False,
+    ),
+]
 FirstStageWeight = Annotated[
     float | None,
     typer.Option(
         metavar="WEIGHT",
         min=0,
-        help="How much the first stage's scores count: 0 not, 1 as much as the reranker's  [default: the model's own]",
+        help="Part of the first stage's scores: 0 none, 1 like the reranker's  [default: the model's own, else 0]",
         show_default=False,
     ),
 ]
@@ -111,3 +131,8 @@ def numbers(text: str, number: Callable[[str], Number], option: str) -> tuple[Nu
         return tuple(map(number, listed(text)))
     except ValueError as error:
         raise ValueError(f"{option} takes numbers between commas, got {text!r}.") from error
+
+
+def side_list(text: str | None) -> tuple[int, ...] | None:
+    """Return the sides of ``--sides``; None where it was left out."""
+    return None if text is None else numbers(text, int, "--sides")

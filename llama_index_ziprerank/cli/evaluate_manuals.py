@@ -16,10 +16,11 @@ from llama_index_ziprerank.cli.console import (
     FirstStageWeight,
     KeepRatio,
     Pruning,
+    Sides,
     err,
     hide_weight_bars,
-    numbers,
     print_json,
+    side_list,
     track,
 )
 from llama_index_ziprerank.cli.scores import (
@@ -58,14 +59,12 @@ def manuals(
         int | None, typer.Option(metavar="N", help="Candidate pages of a query  [default: its manual]")
     ] = None,
     top_k: TopK = 20,
-    keep_ratio: KeepRatio = 1.0,
-    pruning: Pruning = "prompt",
+    keep_ratio: KeepRatio = None,
+    pruning: Pruning = None,
     strategy: Annotated[
         Literal["sliding", "parallel", "blocks"], typer.Option(help="How more than 20 pages are ranked.")
     ] = "sliding",
-    sides: Annotated[
-        str, typer.Option(metavar="LIST", help="Longest sides in pixels at which the reranker reads a page.")
-    ] = "1024",
+    sides: Sides = None,
     first_stage_weight: FirstStageWeight = None,
     ablation: Annotated[
         bool,
@@ -101,7 +100,7 @@ def manuals(
         keep_ratio=keep_ratio,
         pruning=pruning,
         strategy=strategy,
-        sides=numbers(sides, int, "--sides"),
+        sides=side_list(sides),
         first_stage_weight=first_stage_weight,
         ablation=ablation,
         degradation=degradation,

@@ -16,12 +16,14 @@ from llama_index_ziprerank.cli.console import (
     FirstStageWeight,
     KeepRatio,
     Pruning,
+    Sides,
     check_target,
     err,
     hide_weight_bars,
     out,
     plain_warnings,
     print_json,
+    side_list,
     track,
 )
 from llama_index_ziprerank.cli.reading import MaxPages, Password, Reading, SkipBroken
@@ -76,6 +78,7 @@ def index(
             show_default=False,
         ),
     ] = None,
+    sides: Sides = None,
     password: Password = None,
     skip_broken: SkipBroken = False,
     max_pages: MaxPages = MAX_PAGES,
@@ -86,9 +89,11 @@ def index(
     """
     if warm_dtype and not warm:
         raise ValueError("--warm-dtype says how --warm stores features. Name the reranker: --warm nano.")
+    if sides and not warm:
+        raise ValueError("--sides says how large the reranker of --warm reads pages. Name it: --warm nano.")
     hide_weight_bars()
     started = time.perf_counter()
-    reranker = _reader_ahead(warm, warm_dtype) if warm else None
+    reranker = _reader_ahead(warm, warm_dtype, sides) if warm else None
     with _build_index(files, retriever, Reading(password, skip_broken, max_pages), to) as built:
         pages = built.store.count()
         if reranker:
@@ -108,9 +113,10 @@ def ask(
     model: Reranker = EMBEDDED,
     retriever: Retriever = None,
     top_n: Annotated[int, typer.Option(metavar="N", min=1, help="Pages to show.")] = 5,
-    keep_ratio: KeepRatio = 1.0,
-    pruning: Pruning = "prompt",
+    keep_ratio: KeepRatio = None,
+    pruning: Pruning = None,
     first_stage_weight: FirstStageWeight = None,
+    sides: Sides = None,
     as_json: AsJson = False,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the pages found as a contact sheet.", show_default=False)
@@ -139,7 +145,12 @@ def ask(
 
     check_pruning(keep_ratio, pruning)  # the postprocessor's own check speaks pydantic
     reranker = ZipRerankPostprocessor(
-        model=model, top_n=top_n, keep_ratio=keep_ratio, pruning=pruning, first_stage_weight=first_stage_weight
+        model=model,
+        top_n=top_n,
+        keep_ratio=keep_ratio,
+        pruning=pruning,
+        first_stage_weight=first_stage_weight,
+        sides=_checked(sides),
     )
     candidates = max(CANDIDATES, top_n)
     with _open_index(from_index) if from_index else _build_index(files, retriever, reading) as source:
@@ -176,6 +187,14 @@ def _check_source(
             "--password, --skip-broken and --max-pages tell how PDF files are read, and with --index none is. "
             "Leave them out, or pass them to `ziprerank index`."
         )
+
+
+def _checked(sides: str | None) -> tuple[int, ...] | None:
+    """Take the sides; the postprocessor's own check speaks pydantic."""
+    from llama_index_ziprerank.reranking.inputs import check_sides
+
+    found = side_list(sides)
+    return None if found is None else check_sides(found)
 
 
 def _check_picture(picture: Path | None) -> None:
@@ -229,12 +248,13 @@ def _build_index(
         return built
 
 
-def _reader_ahead(model: str, dtype: str | None) -> "ZipRerankPostprocessor":
+def _reader_ahead(model: str, dtype: str | None, sides: str | None) -> "ZipRerankPostprocessor":
     """Check the options and load the model before an hour of indexing, not after."""
     from llama_index_ziprerank import ZipRerankPostprocessor
     from llama_index_ziprerank.reranking.stored_features import check_stored_type
 
-    reranker = ZipRerankPostprocessor(model=model, cache_dtype=check_stored_type(dtype) if dtype else None)
+    stored = check_stored_type(dtype) if dtype else None
+    reranker = ZipRerankPostprocessor(model=model, cache_dtype=stored, sides=_checked(sides))
     reranker.cache_cost([])  # loads it
     return reranker
 

@@ -32,8 +32,9 @@ class RerankSettings:
 
     model: str = "nano"
     top_k: int = 20
-    keep_ratio: float = 1.0
-    pruning: PruningMode = "prompt"
+    keep_ratio: float | None = None
+    """The checkpoint's own by default, as for `pruning`."""
+    pruning: PruningMode | None = None
 
     def __post_init__(self) -> None:
         if self.top_k < 1:

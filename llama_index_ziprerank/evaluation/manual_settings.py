@@ -7,11 +7,11 @@ from llama_index_ziprerank.evaluation.results import RERANKED
 from llama_index_ziprerank.labels import KINDS
 from llama_index_ziprerank.reranking import PruningMode
 from llama_index_ziprerank.reranking.fusion import check_first_stage_weight
-from llama_index_ziprerank.reranking.inputs import MAX_SIDE, check_sides
+from llama_index_ziprerank.reranking.inputs import check_sides
 from llama_index_ziprerank.reranking.pruning import check_pruning
 from llama_index_ziprerank.reranking.windows import Strategy, check_strategy
 
-Pruning = tuple[float, PruningMode]
+Pruning = tuple[float | None, PruningMode | None]
 ABLATION: dict[str, Pruning] = {
     "keep_1.00": (1.0, "prompt"),
     "keep_0.50_prompt": (0.5, "prompt"),
@@ -19,7 +19,7 @@ ABLATION: dict[str, Pruning] = {
     "keep_0.50_query": (0.5, "query"),
     "keep_0.25_query": (0.25, "query"),
 }
-"""System → the part of the visual tokens that is kept, and what they are compared with."""
+"""System → the part of the visual tokens that is kept, and what they are compared with; None: the checkpoint's own."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,15 @@ class Settings:
     """Candidate pages of a query: its answers and others drawn at random. The whole manual by default."""
     top_k: int = 20
     """Pages of the first stage that are reranked."""
-    keep_ratio: float = 1.0
-    pruning: PruningMode = "prompt"
+    keep_ratio: float | None = None
+    """The checkpoint's own by default, as for `pruning`, `sides` and `first_stage_weight`."""
+    pruning: PruningMode | None = None
     strategy: Strategy = "sliding"
     """How more than a window of pages is ranked."""
-    sides: tuple[int, ...] = (MAX_SIDE,)
+    sides: tuple[int, ...] | None = None
     """Longest sides of a page in pixels, at each of which the reranker reads it."""
     first_stage_weight: float | None = None
-    """How much the first stage's scores count beside the reranker's; the checkpoint's own by default."""
+    """How much the first stage's scores count beside the reranker's."""
     ablation: bool = False
     """Rerank in all ways of `ABLATION` too."""
     degradation: str = "none"
@@ -62,7 +63,8 @@ class Settings:
                 raise ValueError(f"{name}: choose from {', '.join(known)}, got {', '.join(values) or 'nothing'}.")
         check_pruning(self.keep_ratio, self.pruning)
         check_strategy(self.strategy)
-        check_sides(self.sides)
+        if self.sides is not None:
+            check_sides(self.sides)
         check_first_stage_weight(self.first_stage_weight)
 
     def rerankings(self) -> dict[str, Pruning]:

@@ -41,7 +41,6 @@ from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.pages.pdf import count_pages, read_pages
 from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures, Ranking
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
-from llama_index_ziprerank.reranking.ranking import first_stage_weight
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 
 DEVELOPMENT_MANUALS = {
@@ -191,7 +190,7 @@ class _Reranking:
         self._manual = manual
         self._reranker = reranker
         self._settings = settings
-        fuses = first_stage_weight(reranker.model, settings.first_stage_weight) > 0
+        fuses = reranker.options(first_stage_weight=settings.first_stage_weight).first_stage_weight > 0
         self._tells_alone = fuses and settings.top_k <= WINDOW_SIZE  # logits of several windows cannot be compared
         self._seen: dict[int, PageFeatures] = {}
 

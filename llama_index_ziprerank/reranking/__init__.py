@@ -1,7 +1,7 @@
 """The reranking room: page images and a query in, a ranking out. Knows nothing of LlamaIndex.
 
 A chain, each file importing only from those before it: permutation, prompt, inputs, features, pruning, scoring,
-windows, fusion, loading, reranker.
+windows, fusion, options, ranking, loading, reranker.
 """
 
 from llama_index_ziprerank.compat import import_torchvision

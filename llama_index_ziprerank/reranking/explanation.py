@@ -19,11 +19,12 @@ from llama_index_ziprerank.pages.overlay import draw_patches, stack
 from llama_index_ziprerank.pages.patch_map import PatchMap, Scale
 from llama_index_ziprerank.reranking.features import PageFeatures
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
+from llama_index_ziprerank.reranking.options import RankingOptions
 from llama_index_ziprerank.reranking.page_keys import PageFile, PageSource
 from llama_index_ziprerank.reranking.permutation import IDENTIFIERS
 from llama_index_ziprerank.reranking.prompt import check_query
 from llama_index_ziprerank.reranking.pruning import keep_best, score_patches
-from llama_index_ziprerank.reranking.ranking import Ranking, RankingOptions
+from llama_index_ziprerank.reranking.ranking import Ranking
 from llama_index_ziprerank.reranking.reranker import ListwiseReranker
 
 DrawFirstStage = Callable[[Image.Image], PatchMap | None]

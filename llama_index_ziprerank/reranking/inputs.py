@@ -21,7 +21,7 @@ from llama_index_ziprerank.reranking.permutation import check_window_length, ide
 from llama_index_ziprerank.reranking.prompt import check_query, prompt_words
 
 MAX_SIDE = 1024
-"""Longest side of a page in pixels, as the checkpoint was trained and measured."""
+"""Longest side of a page in pixels, as the paper's checkpoint was trained and measured; another may say its own."""
 
 LEAST_SIDE, MOST_SIDE = 256, 4096
 """Bounds of other sides: below nothing can be read, above a page has more tokens than models are made for."""
@@ -102,13 +102,25 @@ def check_sides(sides: Sequence[int]) -> tuple[int, ...]:
     if not sides or len(set(sides)) < len(sides) or not all(LEAST_SIDE <= side <= MOST_SIDE for side in sides):
         raise ValueError(
             f"sides are the longest sides in pixels at which pages are read, each once and from {LEAST_SIDE} to "
-            f"{MOST_SIDE}, got {tuple(sides)}. The default is ({MAX_SIDE},)."
+            f"{MOST_SIDE}, got {tuple(sides)}. Leave them out for the checkpoint's own."
         )
     return tuple(sides)
 
 
-def prepare_page(processor: Qwen3VLProcessor, image: Image.Image, side: int = MAX_SIDE) -> PagePatches:
-    """Scale a page to at most ``side`` pixels, never up, and cut it into patches."""
+def own_side(processor: Qwen3VLProcessor) -> int:
+    """Return the longest side at which a checkpoint reads pages: its image processor's ``page_side``, else `MAX_SIDE`.
+
+    Raises:
+        ValueError: when that is no number of pixels that a page may have.
+    """
+    side = getattr(processor.image_processor, "page_side", MAX_SIDE)
+    if not isinstance(side, int):
+        raise ValueError(f"page_side in the image processor's configuration is a number of pixels, got {side!r}.")
+    return check_sides([side])[0]
+
+
+def prepare_page(processor: Qwen3VLProcessor, image: Image.Image, side: int | None = None) -> PagePatches:
+    """Scale a page to at most ``side`` pixels (`own_side`), never up, and cut it into patches."""
     pixels, grid = _cut(processor, image, side, do_rescale=False, do_normalize=False, temporal_patch_size=1)
     how = processor.image_processor
     step = how.rescale_factor if how.do_rescale else 1.0
@@ -127,16 +139,17 @@ def unreadable_page(place: int, size: tuple[int, int], error: ValueError) -> Val
 
 
 def pixel_bounds(processor: Qwen3VLProcessor, side: int) -> dict[str, int]:
-    """Return the image processor's bounds on the pixels of a page, in its words; wider for sides above `MAX_SIDE`."""
+    """Return the image processor's bounds on the pixels of a page, in its words; wider for sides above its own."""
     bounds = processor.image_processor.size
-    growth = max(1.0, side / MAX_SIDE) ** 2
+    growth = max(1.0, side / own_side(processor)) ** 2
     return {"shortest_edge": bounds["shortest_edge"], "longest_edge": int(bounds["longest_edge"] * growth)}
 
 
 def _cut(
-    processor: Qwen3VLProcessor, image: Image.Image, side: int = MAX_SIDE, **otherwise: Any
+    processor: Qwen3VLProcessor, image: Image.Image, side: int | None = None, **otherwise: Any
 ) -> tuple[torch.Tensor, Grid]:
     """Return a page's patches and their grid as the checkpoint's own processor makes them, or `otherwise`."""
+    side = own_side(processor) if side is None else side
     page = fit_within(to_rgb(image), side)
     bounds = pixel_bounds(processor, side)
     prepared = processor.image_processor(images=[page], return_tensors="pt", size=bounds, **otherwise)

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, Qwen3VLFor
 from transformers.utils import find_adapter_config_file, is_flash_attn_2_available
 
 from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
-from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
+from llama_index_ziprerank.reranking.inputs import build_ranking_prompt, own_side
 from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
 from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization, quantize
@@ -99,7 +99,8 @@ def load_processor(name_or_path: str) -> Qwen3VLProcessor:
     Raises:
         FileNotFoundError: as `ListwiseReranker.from_pretrained`.
         ValueError: when they cannot be read, cut pages otherwise than the checkpoint's vision tower, or cannot write
-            the prompt: A-T are not one token each, or the chat template is missing or another model's.
+            the prompt: A-T are not one token each, or the chat template is missing or another model's; when the image
+            processor names a side that pages cannot have.
     """
     path = resolve_reranker(name_or_path)
     vision = _checked_config(name_or_path, path).vision_config
@@ -114,6 +115,7 @@ def load_processor(name_or_path: str) -> Qwen3VLProcessor:
             f"{images.merge_size}, its vision tower {vision.patch_size} and {vision.spatial_merge_size}. "
             "Use the preprocessor_config.json of the checkpoint that it was made from."
         )
+    own_side(processor)
     if processor.chat_template is None:  # some checkpoints keep it with the tokenizer alone
         processor.chat_template = processor.tokenizer.chat_template
     build_ranking_prompt(processor, "?", [(1, images.merge_size, images.merge_size)] * WINDOW_SIZE)

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.pages.images import fit_within, open_image, to_rgb
-from llama_index_ziprerank.reranking.inputs import MAX_SIDE, pixel_bounds
+from llama_index_ziprerank.reranking.inputs import own_side, pixel_bounds
 from llama_index_ziprerank.reranking.stored_features import FeatureShape
 
 _VOLATILE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "_attn_implementation"}
@@ -42,7 +42,7 @@ class CheckpointKey:
     shape: FeatureShape
     dtype: torch.dtype
     device: torch.device
-    side: int = MAX_SIDE
+    side: int
 
 
 def checkpoint_key(
@@ -50,13 +50,16 @@ def checkpoint_key(
     processor: Qwen3VLProcessor,
     *,
     skip_blank: bool = False,
-    side: int = MAX_SIDE,
+    side: int | None = None,
 ) -> CheckpointKey:
     """Identify all that a page's features depend on: weights and configuration of the tower, resize, normalisation.
+
+    The pages' longest side is the checkpoint's own (`own_side`) by default.
 
     Reads every weight of the tower once (SHA-256, about 1 s a gigabyte). The language model does not matter.
     """
     vision = model.config.vision_config
+    side = own_side(processor) if side is None else side
     settings = {
         "vision": {key: value for key, value in vision.to_dict().items() if key not in _VOLATILE},
         "image": processor.image_processor.to_dict(),
@@ -82,7 +85,7 @@ def page_digest(page: PageSource) -> str:
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
 
 
-def visual_tokens(processor: Qwen3VLProcessor, size: tuple[int, int], side: int = MAX_SIDE) -> int:
+def visual_tokens(processor: Qwen3VLProcessor, size: tuple[int, int], side: int) -> int:
     """Count the visual tokens of a page of this width and height; ValueError where the model cannot read it."""
     width, height = fit_within(Image.new("1", size), side).size  # the fewest bytes a pixel
     images = processor.image_processor

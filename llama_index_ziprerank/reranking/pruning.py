@@ -39,14 +39,14 @@ class WindowInputs:
     read_position: int
 
 
-def check_pruning(keep_ratio: float, pruning: str) -> None:
-    """Raise ValueError unless ``0 < keep_ratio <= 1`` and ``pruning`` is a known mode."""
-    if not 0 < keep_ratio <= 1:
+def check_pruning(keep_ratio: float | None, pruning: str | None) -> None:
+    """Raise ValueError unless ``0 < keep_ratio <= 1`` and ``pruning`` is a known mode; None: the checkpoint's own."""
+    if keep_ratio is not None and not 0 < keep_ratio <= 1:
         raise ValueError(
             f"keep_ratio is the part of the visual tokens to keep, above 0 and at most 1, got {keep_ratio}. "
             "Pass 1.0 to keep them all."
         )
-    if pruning not in get_args(PruningMode):
+    if pruning is not None and pruning not in get_args(PruningMode):
         raise ValueError(f"pruning is one of {', '.join(map(repr, get_args(PruningMode)))}, got {pruning!r}.")
 
 

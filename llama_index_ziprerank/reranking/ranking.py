@@ -13,44 +13,11 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking.batching import Steps
 from llama_index_ziprerank.reranking.features import PageFeatures
-from llama_index_ziprerank.reranking.fusion import check_first_stage_weight, fuse, standardised
+from llama_index_ziprerank.reranking.fusion import fuse, standardised
 from llama_index_ziprerank.reranking.inputs import RankingPrompt, build_ranking_prompt
-from llama_index_ziprerank.reranking.pruning import (
-    PruningMode,
-    WindowInputs,
-    check_pruning,
-    kept_counts,
-    window_inputs,
-)
-from llama_index_ziprerank.reranking.windows import (
-    Strategy,
-    check_permutations,
-    check_strategy,
-    check_window,
-    mean_logits,
-    plan_windows,
-    seeded_permutations,
-)
-
-
-@dataclass(frozen=True)
-class RankingOptions:
-    """How a list is ranked, by the arguments of `ListwiseReranker.rerank`. ValueError for one out of its bounds."""
-
-    keep_ratio: float = 1.0
-    pruning: PruningMode = "prompt"
-    window: int = 20
-    stride: int = 10
-    strategy: Strategy = "sliding"
-    permutations: int = 1
-    first_stage_weight: float | None = None
-
-    def __post_init__(self) -> None:
-        check_pruning(self.keep_ratio, self.pruning)
-        check_window(self.window, self.stride)
-        check_strategy(self.strategy)
-        check_permutations(self.permutations)
-        check_first_stage_weight(self.first_stage_weight)
+from llama_index_ziprerank.reranking.options import RankingOptions
+from llama_index_ziprerank.reranking.pruning import PruningMode, WindowInputs, kept_counts, window_inputs
+from llama_index_ziprerank.reranking.windows import mean_logits, plan_windows, seeded_permutations
 
 
 @dataclass(frozen=True)
@@ -110,7 +77,6 @@ def ranking_steps(
     """Rank pages: yields the windows of each step, is sent their logits, returns the ranking."""
     opinion = standardised(first_stage)
     sides = _sides(features)
-    weight = first_stage_weight(model, options.first_stage_weight)
 
     def planned(candidates: Sequence[int], side: int) -> PlannedWindow:
         pages = [features[i].sides[side] for i in candidates]
@@ -126,7 +92,10 @@ def ranking_steps(
         ]
         answers = iter((yield [window for several in windows for window in several]))
         means = [mean_logits(several, [next(answers).tolist() for _ in several]) for several in orders]
-        fused = [fuse(mean, [opinion[i] for i in span], weight) for span, mean in zip(spans, means, strict=True)]
+        fused = [
+            fuse(mean, [opinion[i] for i in span], options.first_stage_weight)
+            for span, mean in zip(spans, means, strict=True)
+        ]
         for span, mean, moved, several in zip(spans, means, fused, windows, strict=True):
             tally.enter(span, mean, moved, several)
         tally.steps += 1
@@ -151,21 +120,6 @@ def _sides(features: Sequence[PageFeatures]) -> int:
             f"Pages were encoded at {sorted(counts)} sides, which one list cannot have. Have one reranker encode them."
         )
     return counts.pop()
-
-
-def first_stage_weight(model: Qwen3VLForConditionalGeneration, asked_for: float | None = None) -> float:
-    """Return the weight that was asked for, else what the checkpoint's config says, else 0: the model alone.
-
-    Raises:
-        ValueError: when the config says what is no weight.
-    """
-    if asked_for is not None:
-        return asked_for
-    own = getattr(model.config, "first_stage_weight", None)
-    if own is not None and not isinstance(own, int | float):
-        raise ValueError(f"first_stage_weight in the checkpoint's config.json is a number, got {own!r}.")
-    check_first_stage_weight(own)
-    return own or 0.0
 
 
 class _Tally:

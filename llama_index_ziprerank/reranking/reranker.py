@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,12 +12,13 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from llama_index_ziprerank.reranking.batching import Answer, Batcher, OutOfMemoryError, Steps
 from llama_index_ziprerank.reranking.feature_cache import DiskCost, FeatureCache, cached_features, fill_cache
 from llama_index_ziprerank.reranking.features import PageFeatures, join_sides, prepared_ahead, stream_page_features
-from llama_index_ziprerank.reranking.inputs import MAX_SIDE, PagePatches, check_sides, prepare_page, unreadable_page
+from llama_index_ziprerank.reranking.inputs import PagePatches, check_sides, own_side, prepare_page, unreadable_page
 from llama_index_ziprerank.reranking.loading import load_model, load_processor
+from llama_index_ziprerank.reranking.options import RankingOptions
 from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, PageSource, checkpoint_key
 from llama_index_ziprerank.reranking.pruning import PruningMode
 from llama_index_ziprerank.reranking.quantization import Quantization
-from llama_index_ziprerank.reranking.ranking import Ranking, RankingOptions, ranking_steps
+from llama_index_ziprerank.reranking.ranking import Ranking, ranking_steps
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.reranking.windows import Strategy
 
@@ -46,7 +48,7 @@ class ListwiseReranker:
         *,
         cache: FeatureCache | None = None,
         skip_blank: bool = False,
-        sides: Sequence[int] = (MAX_SIDE,),
+        sides: Sequence[int] | None = None,
         batch_tokens: int | None = None,
     ) -> None:
         self.model = model.eval()
@@ -54,7 +56,7 @@ class ListwiseReranker:
         self.name = name or str(model.name_or_path)
         self.cache = cache
         self.skip_blank = skip_blank
-        self.sides = check_sides(sides)
+        self.sides = check_sides((own_side(processor),) if sides is None else sides)
         self._turn = threading.Lock()
         self._filling = threading.Lock()
         self._batcher = Batcher(
@@ -73,7 +75,7 @@ class ListwiseReranker:
         *,
         cache: FeatureCache | None = None,
         skip_blank: bool = False,
-        sides: Sequence[int] = (MAX_SIDE,),
+        sides: Sequence[int] | None = None,
         quantization: Quantization | None = None,
         batch_tokens: int | None = None,
     ) -> "ListwiseReranker":
@@ -87,8 +89,9 @@ class ListwiseReranker:
                 ``"sdpa"``; on a GPU, for the vision tower, FlashAttention 2 where it is installed.
             cache: where vision features are looked up before the tower runs, and kept after.
             skip_blank: leave blank parts of pages out of the vision tower (see `page_features`): faster, other scores.
-            sides: longest side of a page in pixels, never scaled up; 1024 as the model was trained. A shorter one is
-                faster. At several sides every page is read at each and the logits are averaged, at their cost together.
+            sides: longest side of a page in pixels, never scaled up. Default: the checkpoint's own (``page_side`` of
+                its image processor; nano 1280), else 1024 as in the paper. A shorter one is faster. At several sides
+                every page is read at each and the logits are averaged, at their cost together.
             quantization: smaller weights for the language model (`Quantization`); needs torchao.
             batch_tokens: tokens that one forward pass reads at most when windows or calls run together
                 (`BATCH_TOKENS`).
@@ -154,8 +157,8 @@ class ListwiseReranker:
         self,
         query: str,
         images: Sequence[PageSource | PageFeatures],
-        keep_ratio: float = 1.0,
-        pruning: PruningMode = "prompt",
+        keep_ratio: float | None = None,
+        pruning: PruningMode | None = None,
         window: int = 20,
         stride: int = 10,
         *,
@@ -169,11 +172,14 @@ class ListwiseReranker:
 
         Args:
             query: the question, in the user's words.
-            images: the candidate pages, best guess first; scaled down to 1024 pixels where larger. Pages that are
-                asked about again and again may be given as features: the vision tower then stays out of the query. So
-                it does for images that the cache knows; as `PageFile` these are not even decoded.
-            keep_ratio: part of each page's visual tokens that the language model reads, above 0 and at most 1.
-            pruning: what visual tokens are compared with when some are dropped (`PruningMode`).
+            images: the candidate pages, best guess first. Pages that are asked about again and again may be given as
+                features: the vision tower then stays out of the query. So it does for images that the cache knows; as
+                `PageFile` these are not even decoded.
+            keep_ratio: part of each page's visual tokens that the language model reads, above 0 and at most 1. Default,
+                as for ``pruning`` and ``first_stage_weight``: what the checkpoint's config says under this name (nano
+                0.16), else 1, all of them.
+            pruning: what visual tokens are compared with when some are dropped (`PruningMode`; nano ``"query"``, else
+                ``"prompt"`` as in the paper).
             window: pages in one forward pass, 2 to 20.
             stride: pages by which the window moves towards the front of a longer list, below ``window``; top-down,
                 the rank in the first window that the other pages have to beat.
@@ -182,8 +188,8 @@ class ListwiseReranker:
             permutations: orders in which each window is read; logits are averaged, at so many times the cost. For
                 models that favour a place without reason; nano takes the given order for a hint, and gets worse.
             first_stage_scores: what the first stage says of each page, higher is better; None where it says nothing.
-            first_stage_weight: how much that counts beside the logits (`fusion`): 0 the model alone, 1 both the same.
-                Default: the checkpoint's own (``first_stage_weight`` in its config; nano 1), else 0 as in the paper.
+            first_stage_weight: how much that counts beside the logits (`fusion`): 0 the model alone (as in the
+                paper), 1 both the same; nano 0.5.
             cancelled: set it, from another thread, to give the call up.
 
         Raises:
@@ -192,7 +198,15 @@ class ListwiseReranker:
             RerankMemoryError: when the device runs out of memory, with this call alone on it.
             concurrent.futures.CancelledError: once ``cancelled`` is set.
         """
-        options = RankingOptions(keep_ratio, pruning, window, stride, strategy, permutations, first_stage_weight)
+        options = self.options(
+            keep_ratio=keep_ratio,
+            pruning=pruning,
+            window=window,
+            stride=stride,
+            strategy=strategy,
+            permutations=permutations,
+            first_stage_weight=first_stage_weight,
+        )
         scores = [None] * len(images) if first_stage_scores is None else first_stage_scores
         first_stage = [None if score is None else float(score) for score in scores]
         if not len(images):
@@ -205,8 +219,12 @@ class ListwiseReranker:
         def start() -> Steps[Ranking]:
             return ranking_steps(self.model, self.processor, query, self._features(images), options, first_stage)
 
-        request = f"{len(images)} pages, {window} in a window, keep_ratio {keep_ratio}"
+        request = f"{len(images)} pages, {window} in a window, keep_ratio {options.keep_ratio:g}"
         return self._run(start, request, "Lower keep_ratio or window", cancelled)
+
+    def options(self, **asked: Any) -> RankingOptions:
+        """Decide the options of `rerank`: as asked for by name, else the checkpoint's own, else the default."""
+        return RankingOptions.decide(self.model.config, **asked)
 
     def _run(
         self, start: Callable[[], Steps[Answer]], request: str, advice: str, cancelled: threading.Event | None = None

@@ -23,12 +23,14 @@ _CHECKPOINTING = "activation" if "activation_checkpointing" in _FIELDS else "gra
 def training_model(recipe: RankingRecipe) -> nn.Module:
     """Load the model, freeze what the recipe does not train, and add LoRA adapters where it asks for them.
 
+    Its config will say that it prunes as it was trained to (`RankingOptions`).
+
     Raises:
         FileNotFoundError, ValueError: when the checkpoint is none; as `ListwiseReranker.from_pretrained`.
     """
     set_seed(recipe.seed)
     model = load_model(recipe.model, "cpu", held_precision(recipe), recipe.attn_implementation)  # the Trainer moves it
-    model.config.use_cache = False
+    model.config.update({"use_cache": False, "keep_ratio": recipe.keep_ratio, "pruning": recipe.pruning})
     model.model.visual.requires_grad_(recipe.train_vision)
     if not recipe.lora_rank:
         return model

@@ -115,35 +115,6 @@ def test_in_a_long_list_each_window_is_fused(reranker: ListwiseReranker, pages: 
     assert ranking.order[:3] == [11, 10, 9]
 
 
-def test_a_checkpoint_may_bring_its_own_weight(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
-    scores: list[float | None] = [float(i) for i in range(8)]
-    alone = reranker.rerank("axis", pages[:8])
-    fused = reranker.rerank("axis", pages[:8], first_stage_scores=scores, first_stage_weight=1)
-    reranker.model.config.first_stage_weight = 1.0
-    try:
-        assert reranker.rerank("axis", pages[:8], first_stage_scores=scores) == fused
-        assert reranker.rerank("axis", pages[:8], first_stage_scores=scores, first_stage_weight=0) == alone
-        assert reranker.rerank("axis", pages[:8]) == alone
-    finally:
-        del reranker.model.config.first_stage_weight
-
-
-@pytest.mark.parametrize("weight", [-1, "much", float("nan")])
-def test_a_config_that_says_no_weight_is_refused(
-    reranker: ListwiseReranker, pages: list[Image.Image], weight: object
-) -> None:
-    reranker.model.config.first_stage_weight = weight
-    try:
-        with pytest.raises(ValueError, match="first_stage_weight"):
-            reranker.rerank("axis", pages[:2])
-    finally:
-        del reranker.model.config.first_stage_weight
-
-
-def test_nano_weighs_both_stages_the_same() -> None:
-    assert ListwiseReranker.from_pretrained("nano", device="cpu").model.config.first_stage_weight == 1.0
-
-
 @pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
 def test_weights_out_of_bounds_are_refused(reranker: ListwiseReranker, pages: list[Image.Image], weight: float) -> None:
     with pytest.raises(ValueError, match="first_stage_weight"):

@@ -1,14 +1,17 @@
 """Pages read at other sides than 1024 pixels, and at several."""
 
+import copy
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking import ListwiseReranker, build_ranking_inputs
 from llama_index_ziprerank.reranking.feature_cache import FeatureCache
-from llama_index_ziprerank.reranking.inputs import prepare_page
+from llama_index_ziprerank.reranking.inputs import pixel_bounds, prepare_page
 from llama_index_ziprerank.reranking.page_keys import visual_tokens
+from llama_index_ziprerank.training.collator import RankingCollator
+from llama_index_ziprerank.training.samples import RankingSample
 
 QUERY = "How is a surface drawn?"
 
@@ -28,11 +31,53 @@ def test_a_shorter_side_has_fewer_visual_tokens(reranker: ListwiseReranker, larg
     assert tokens[1024] == 4 * tokens[512]
 
 
-def test_the_default_side_is_what_the_model_was_trained_with(
+def test_the_default_side_is_that_of_the_papers_checkpoint(
     reranker: ListwiseReranker, large: list[Image.Image]
 ) -> None:
     assert reranker.sides == (1024,)
     assert _at(reranker, 1024).rerank(QUERY, large[:5]) == reranker.rerank(QUERY, large[:5])
+
+
+@pytest.fixture
+def with_own_side(reranker: ListwiseReranker, tmp_path: Path) -> ListwiseReranker:
+    """A checkpoint that reads pages at 448 pixels, as it was saved."""
+    processor = copy.deepcopy(reranker.processor)
+    processor.image_processor.page_side = 448
+    reranker.model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return ListwiseReranker.from_pretrained(str(tmp_path), device="cpu")
+
+
+def test_a_checkpoint_may_have_a_side_of_its_own(
+    reranker: ListwiseReranker, with_own_side: ListwiseReranker, large: list[Image.Image]
+) -> None:
+    assert with_own_side.sides == (448,)
+    wanted = _at(reranker, 448).rerank(QUERY, large[:5])
+    assert with_own_side.rerank(QUERY, large[:5]) == wanted
+    assert with_own_side.rerank(QUERY, large[:5]) != reranker.rerank(QUERY, large[:5])
+    own_way = build_ranking_inputs(with_own_side.processor, QUERY, large[:5])
+    assert sum(own_way.visual_counts) == wanted.visual_tokens
+    trained = RankingCollator(with_own_side.processor).row(RankingSample(QUERY, [*large[:5]], [0]))
+    assert trained.prompt.image_grid_thw.tolist() == own_way.image_grid_thw.tolist()
+
+
+def test_an_image_processors_bounds_are_those_of_its_own_side(
+    reranker: ListwiseReranker, with_own_side: ListwiseReranker
+) -> None:
+    size = reranker.processor.image_processor.size
+    assert pixel_bounds(with_own_side.processor, 448)["longest_edge"] == size["longest_edge"]
+    assert pixel_bounds(with_own_side.processor, 224)["longest_edge"] == size["longest_edge"]
+    assert pixel_bounds(with_own_side.processor, 896)["longest_edge"] == 4 * size["longest_edge"]
+
+
+@pytest.mark.parametrize("side", [10, 1280.5, "large", 100_000])
+def test_a_checkpoints_side_that_no_page_has_is_refused(
+    with_own_side: ListwiseReranker, side: object, tmp_path: Path
+) -> None:
+    with_own_side.processor.image_processor.page_side = side
+    with_own_side.processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"{side}\D"):
+        ListwiseReranker.from_pretrained(str(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize("side", [320, 1024, 1280, 2048])

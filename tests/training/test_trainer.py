@@ -145,9 +145,17 @@ def test_the_saved_checkpoint_scores_as_the_last_measurement_did(
 def test_saving_and_loading_changes_no_score(
     lora_rank: int, rounding: float, recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    used = recipe(data=write_lists(tmp_path, colour_lists(4)), lora_rank=lora_rank, lora_dropout=0.0)
+    used = recipe(
+        data=write_lists(tmp_path, colour_lists(4)),
+        lora_rank=lora_rank,
+        lora_dropout=0.0,
+        keep_ratio=0.5,
+        pruning="query",
+    )
     model, processor = training_model(used), load_processor(used.model)
-    qwen(model).config.update({"first_stage_weight": 0.5, "needs_float32": True})
+    own = {"first_stage_weight": 0.5, "needs_float32": True}
+    qwen(model).config.update(own)
+    processor.image_processor.page_side = 512
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -159,9 +167,11 @@ def test_saving_and_loading_changes_no_score(
     arguments = training_arguments(used, evaluates=False, resumes=False)
     trainer = RerankTrainer(model, arguments, RankingCollator(processor), STAGE2)
     folder = save_finished(trainer, torch.float32)
-    saved = json.loads((folder / "config.json").read_text())
-    assert (saved["first_stage_weight"], saved["needs_float32"]) == (0.5, True)
-    after = ListwiseReranker.from_pretrained(str(folder), device="cpu").rerank(sample.query, pages).logits
+    own |= {"keep_ratio": 0.5, "pruning": "query"}
+    assert own.items() <= json.loads((folder / "config.json").read_text()).items()
+    finished = ListwiseReranker.from_pretrained(str(folder), device="cpu")
+    assert finished.sides == (512,)
+    after = finished.rerank(sample.query, pages).logits
     assert after == pytest.approx(before, abs=rounding)
     start = ListwiseReranker.from_pretrained(used.model, device="cpu").rerank(sample.query, pages).logits
     assert after != pytest.approx(start, abs=1e-3)

@@ -1,5 +1,6 @@
 """From what the reader learned to the two checkpoints that plain transformers and colpali-engine load."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -40,6 +41,9 @@ from llama_index_ziprerank.vision import use_linear_patch_embedding
 
 MAX_PIXELS = 1024 * 832
 """A page of letter or A4 format whose longer side has 1024 pixels fits whole."""
+
+PAGE_SIDE = 1280
+"""Longest side at which the reranker reads pages, larger than those it learned from (its card says why)."""
 
 RETRIEVER_LAYERS = 2
 RERANKER_LAYERS = LAYERS_IN_FRONT + RETRIEVER_LAYERS + LAYERS_BEHIND
@@ -207,10 +211,15 @@ def build_reranker(
 
 
 def save_reranker(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, folder: Path) -> None:
-    """Write the checkpoint; the first stage's scores are to count as much as its own (its card says why)."""
-    model.config.first_stage_weight = 1.0
+    """Write the checkpoint with its own choices of how it ranks (its card says why)."""
+    model.config.keep_ratio = 0.16
+    model.config.pruning = "query"
+    model.config.first_stage_weight = 0.5
     model.config.needs_float32 = True
     _save_halved(model, folder)
+    processor = copy.deepcopy(processor)
+    processor.image_processor.page_side = PAGE_SIDE
+    processor.image_processor.size["longest_edge"] = MAX_PIXELS * PAGE_SIDE**2 // 1024**2
     processor.save_pretrained(folder)
 
 
