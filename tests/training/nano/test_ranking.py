@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from llama_index_ziprerank.labels import ManualQuery
+from llama_index_ziprerank.reranking import ListwiseReranker
 from llama_index_ziprerank.reranking.features import PageFeatures
-from llama_index_ziprerank.reranking.inputs import build_ranking_prompt
+from llama_index_ziprerank.reranking.inputs import build_ranking_prompt, own_side
 from llama_index_ziprerank.reranking.pruning import window_inputs
 from llama_index_ziprerank.reranking.scoring import identifier_logits
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
@@ -152,6 +153,17 @@ def test_the_retriever_learns_and_loads_through_the_encoder(
     with torch.no_grad():
         mine = retrieval.encode_queries(model.eval(), own, ["hash table"])[0]
     assert np.allclose(vectors, mine.numpy(), atol=2e-3)  # half precision on disk
+
+
+def test_the_saved_ranker_ranks_as_the_shipped_one(
+    reader: reading.Reader, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    processor = export.build_processor(tokenizer)
+    export.save_reranker(ranker(reader, tokenizer), processor, tmp_path)
+    made, shipped = (ListwiseReranker.from_pretrained(name, device="cpu") for name in (str(tmp_path), "nano"))
+    assert (made.options(), made.sides) == (shipped.options(), shipped.sides)
+    assert made.processor.image_processor.to_dict() == shipped.processor.image_processor.to_dict()
+    assert own_side(processor) == 1024  # lists are learned from smaller pages, and the retriever has them
 
 
 def listed(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> lists.ListedManual:
