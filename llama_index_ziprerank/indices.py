@@ -11,6 +11,7 @@ copy that came last; filters find it by either path, and it goes when the last o
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections import deque
@@ -104,6 +105,7 @@ class ColPaliIndex:
         self.feature_dir = folder.path / "features"
         self._folder = folder
         self._is_temporary = is_temporary
+        self._process = os.getpid()
         self._remote = RemoteImages() if allow_remote_images else None
         self._keeper = keeper
         if keeper is not None and not is_temporary:
@@ -147,8 +149,9 @@ class ColPaliIndex:
 
         Raises:
             TypeError: for what is no document; nodes go to `insert_nodes`, files to `PDFPageReader` first.
-            ValueError: when `persist_dir` holds an index of another model, or files that are no index; for text that
-                is no Unicode, and metadata that JSON cannot hold; and when `cache_features_for` keeps nothing.
+            ValueError: when `persist_dir` holds an index of another model, or files that are no index, or lies inside
+                an index; for text that is no Unicode, and metadata that JSON cannot hold; and when
+                `cache_features_for` keeps nothing.
             NodeImageError: when a document has an unreadable image, or neither image nor text.
             StoreError: when another process has the index open, its folder cannot be written, or is damaged.
         """
@@ -294,8 +297,8 @@ class ColPaliIndex:
         Whatever stops it, the other folder holds what it held before, or the whole new index.
 
         Raises:
-            ValueError: when the folder holds something else than an index or lies inside this one, or when None is
-                given for a temporary one.
+            ValueError: when the folder holds something else than an index or lies inside one, or when None is given for
+                a temporary one.
             StoreError: when the index there is open, or the folder cannot be written.
         """
         if persist_dir is None and self._is_temporary:
@@ -303,8 +306,6 @@ class ColPaliIndex:
         target = self._folder if persist_dir is None else IndexFolder(persist_dir)
         if target.path == self._folder.path:
             return
-        if self._folder.path in target.path.parents:
-            raise ValueError(f"{target.path} lies inside the index {self._folder.path}. Choose a folder elsewhere.")
         target.finish_replacing()
         target.check_free()
         with self._writing, target.replacement() as new:
@@ -339,7 +340,12 @@ class ColPaliIndex:
         )
 
     def close(self) -> None:
-        """Release the store, and remove the folder when it is temporary. Closing twice is fine."""
+        """Release the store, and remove the folder when it is temporary. Closing twice is fine.
+
+        In a process that was forked off the one that opened the index there is nothing to do: it is still open there.
+        """
+        if os.getpid() != self._process:
+            return
         with self._writing:
             try:
                 self._forget_replaced(0)

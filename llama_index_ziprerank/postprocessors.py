@@ -210,12 +210,11 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     def from_reranker(cls, reranker: ListwiseReranker, **fields: Any) -> Self:
         """Use a model that is already loaded, which several postprocessors may share.
 
-        ``fields`` are those of the class; the cache is the reranker's, and `use_cache_dir` gives one a folder that
-        has none. Pickled or serialised, the copy loads the model by the reranker's name.
+        ``fields`` are those of the class without ``model``, ``skip_blank`` and ``sides``, which are the reranker's
+        (TypeError). So is the cache, and `use_cache_dir` gives one a folder that has none. Pickled or serialised, the
+        copy loads the model by the reranker's name.
         """
-        postprocessor = cls(
-            model=reranker.name, **{"skip_blank": reranker.skip_blank, "sides": reranker.sides, **fields}
-        )
+        postprocessor = cls(model=reranker.name, skip_blank=reranker.skip_blank, sides=reranker.sides, **fields)
         postprocessor._seat = _ModelSeat(postprocessor._loaded_by(), reranker)
         return postprocessor
 

@@ -91,6 +91,7 @@ class ColPaliRetriever(BaseRetriever):
         questions = [text.strip() for text in query_bundle.embedding_strs if text.strip()]
         if not questions:
             raise ValueError(f"A question must contain text, got {query_bundle.query_str!r}.")
+        self._index.store.fetch([])  # a store that is closed says so before the model works
         query = np.concatenate(self._index.encoder.encode_queries(questions))  # (T, D)
         page_filter = None if self._copy_filter is None else has_copy(self._copy_filter)
         hits = self._index.store.search(query, self._similarity_top_k, page_filter)

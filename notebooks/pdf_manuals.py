@@ -43,9 +43,9 @@ for rank, node in enumerate(found[:12], start=1):
 # ## Ask with the reranker
 #
 # Twenty pages and the question go into one forward pass. The logits of the letters A to T at its end are the order; with
-# `nano` the first stage's scores count as much (`first_stage_weight`; 0 is the model alone, as in the paper).
-# `first_stage_rank` tells where a page stood before. Chapter 9, Surface and Contour Plots, begins on page 69; page 72 is of
-# it too. Page 63, about text in drawings, has no business there.
+# `nano` the first stage's scores count half as much (`first_stage_weight`; 0 is the model alone, as in the paper).
+# `first_stage_rank` tells where a page stood before. Chapter 9, Surface and Contour Plots, begins on page 69; page 73 is of
+# it too. Page 41, about other plots, has next to nothing of the score.
 
 # %%
 reranker = ZipRerankPostprocessor(model="nano", top_n=3)
@@ -59,8 +59,8 @@ def show(question, candidates):
 show(QUESTION, found)
 
 # %% [markdown]
-# The question was chosen because its order improves. Others stay as they are: the chapter on keys begins on page 45, which
-# both stages put third.
+# The question was chosen because its order improves. Others do not: the chapter on keys begins on page 45, which the first
+# stage puts third, and the reranker only fifth.
 
 # %%
 other = "How do I add a key to a graph?"
@@ -104,13 +104,13 @@ report = await PageRetrievalEvaluator(index.as_retriever(20), [deep], key=page_k
 print(report)
 
 # %% [markdown]
-# Look at the intervals before you believe a gain: few questions give wide ones, and one that holds 0, as here, shows
-# nothing. The model card of `nano` has the figures of larger sets.
+# Look at the intervals before you believe a gain: few questions give wide ones, and one that begins at 0, as here, shows
+# little. The model card of `nano` has the figures of larger sets.
 # `ziprerank evaluate manuals` does the same for whole manuals, from the shell.
 #
 # ## Swap nano for the real models
 #
-# Only the names change. Eight billion parameters take 16 GB in bfloat16, so you want a GPU of 24 GB. Not run here.
+# Only the names change. The reranker takes some 17 GB in bfloat16, so you want a GPU of 24 GB. Not run here.
 #
 # ```python
 # index = ColPaliIndex.from_documents(pages, model="vidore/colqwen2-v1.0", persist_dir="manual.index")

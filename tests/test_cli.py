@@ -215,12 +215,14 @@ def test_json_has_no_colours_even_where_they_are_forced() -> None:
         (["ask", "why", "--pdf", "missing.pdf"], "missing.pdf: cannot be read"),
         (["ask", "why", "--pdf", "text.pdf"], "text.pdf: not a PDF"),
         (["ask", "why", "--pdf", "text.pdf", "--keep-ratio", "0"], "ziprerank: keep_ratio is the part of the visual"),
+        (["ask", "why", "--pdf", "text.pdf", "--first-stage-weight", "inf"], "ziprerank: first_stage_weight is 0"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.docx"], "Name it .png or .jpg"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.psd"], "Name it .png or .jpg"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "sheet.h5"], "Name it .png or .jpg"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "nowhere/sheet.png"], "does not exist"),
         (["ask", "why", "--pdf", "text.pdf", "--picture", "folder.png"], "folder.png is a folder"),
         (["index", "missing.pdf", "--to", "folder"], "missing.pdf: cannot be read"),
+        (["index", "missing.pdf", "--to", "folder", "--warm", "/no/reranker"], "missing.pdf: cannot be read"),
         (["evaluate", "manuals"], "Name PDF files"),
         (["evaluate", "manuals", "text.pdf", "--pool", "1"], "pool must be at least 2"),
     ],
@@ -236,6 +238,13 @@ def test_what_a_user_can_set_right_is_one_line_and_exit_code_2(
 
     assert (code, out) == (2, "")
     assert err.startswith("ziprerank: ") and err.count("\n") == 1 and sentence in err
+
+
+def test_a_missing_reranker_is_told_before_pages_are_indexed(run: Run, manual: Path, tmp_path: Path) -> None:
+    models = ("--retriever", "/no/retriever", "--{}", "/no/reranker")
+    for command, option in ((("ask", "why", "--pdf", manual), "model"), (("index", manual, "--to", tmp_path), "warm")):
+        code, _, err = run(*command, *(word.format(option) for word in models))
+        assert code == 2 and "/no/reranker" in err
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,16 @@ def test_a_killed_run_goes_on_and_has_every_row_once(run: Run, pages: Path, tmp_
     assert sorted(row["query"] for row in rows(to)) == sorted(f"shade {number}" for number in range(30))
 
 
-def test_a_terminated_run_tells_its_totals_and_leaves_no_temporary_folder(pages: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_deaf", [False, True])
+def test_a_terminated_run_tells_its_totals_and_leaves_no_temporary_folder(
+    pages: Path, tmp_path: Path, is_deaf: bool
+) -> None:
+    """Deaf to Ctrl-C: a job that a script puts in the background, or under nohup."""
     queries, to = write_queries(tmp_path / "queries.jsonl", 30), tmp_path / "labels.jsonl"
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    program = "import sys\nfrom llama_index_ziprerank.cli import main\nmain(sys.argv[1:])"
+    deaf = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" if is_deaf else ""
+    program = deaf + "import sys\nfrom llama_index_ziprerank.cli import main\nmain(sys.argv[1:])"
     with llm_server(lambda query, time: Reply(delay=0.1)) as server:
         arguments = [str(queries), "--pages", str(pages), "--to", str(to), "--api-base", server.url, "--json"]
         process = subprocess.Popen(

@@ -2,7 +2,10 @@
 
 import base64
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -264,6 +267,37 @@ def test_an_index_whose_images_cannot_be_removed_says_so_closes_and_clears_up_la
     with ColPaliIndex.load(tmp_path / "index", model=encoder) as again:
         _check_shows(again, 1)
         assert len(_images(tmp_path / "index")) == 1
+
+
+_FORKING = """
+import atexit, os
+from llama_index.core.schema import Document
+from llama_index_ziprerank import ColPaliIndex
+from llama_index_ziprerank.retrieval.store import StoreError
+
+index = ColPaliIndex.from_documents([Document(id_="a", text="Toner.")])
+index.as_retriever().retrieve("toner")
+child = os.fork()
+if not child:
+    tried = index.as_retriever().retrieve, index.delete_ref_doc, lambda name: index.insert(Document(id_="b", text=name))
+    for use in tried:
+        try:
+            use("a")
+        except StoreError as error:
+            assert "was opened before this process was forked" in str(error)
+            print("refused", flush=True)
+    index.close()
+    atexit._run_exitfuncs()  # as sys.exit does; what it does besides would wait for other libraries' threads at times
+    os._exit(0)
+os.waitpid(child, 0)
+print(index.image_dir.is_dir(), list(index.ref_doc_info))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_is_refused_at_once_and_its_end_takes_nothing_along() -> None:
+    done = subprocess.run([sys.executable, "-c", _FORKING], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["refused", "refused", "refused", "True ['a']"]
 
 
 @pytest.mark.parametrize("name", ["@eaDir", ".ipynb_checkpoints"])

@@ -253,6 +253,25 @@ def test_a_copy_lands_where_it_was_sent_whatever_links_lead_there(encoder: Multi
         assert list(copy.ref_doc_info) == ["a"]
 
 
+@pytest.mark.parametrize("inside", ["sub", "images/sub", "store/sub/deeper"])
+def test_no_index_is_built_or_copied_into_another_which_would_take_it_along(
+    encoder: MultiVectorEncoder, tmp_path: Path, inside: str
+) -> None:
+    with ColPaliIndex.from_documents([Document(id_="a", text="Toner.")], encoder) as other:
+        ColPaliIndex.from_documents([Document(id_="a", text="Toner.")], encoder, tmp_path / "outer").close()
+        with pytest.raises(ValueError, match="lies inside the index .*outer"):
+            ColPaliIndex.from_documents([Document(id_="b", text="Fuser.")], encoder, tmp_path / "outer" / inside)
+        with pytest.raises(ValueError, match="lies inside the index .*outer"):
+            other.persist(tmp_path / "outer" / inside)
+    assert not (tmp_path / "outer" / inside).exists()
+
+
+def test_an_index_json_of_something_else_above_is_in_nobodys_way(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text('{"name": "a web site"}')
+    with ColPaliIndex.from_documents([Document(id_="a", text="Toner.")], encoder, tmp_path / "index") as index:
+        assert list(index.ref_doc_info) == ["a"]
+
+
 def test_ready_nodes_are_indexed_as_they_are(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
     _image(1).save(tmp_path / "page.png")
     node = ImageNode(id_="node", text="Toner", image_path=str(tmp_path / "page.png"), metadata={"a": 1})

@@ -256,6 +256,12 @@ def test_every_copy_sees_pages_as_the_reranker_does(reranker: ListwiseReranker) 
         assert twin._reranker().sides == (512, 768)
 
 
+@pytest.mark.parametrize("field", [{"sides": (512,)}, {"skip_blank": True}])
+def test_how_a_given_reranker_sees_pages_cannot_be_asked_for(reranker: ListwiseReranker, field: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(field))):
+        ZipRerankPostprocessor.from_reranker(reranker, **field)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

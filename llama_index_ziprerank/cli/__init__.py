@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def interrupt(number: int, frame: object) -> None:
         """End as after Ctrl-C: temporary folders go, and what was paid for is told; asyncio ends its tasks first."""
         terminated.set()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script puts in the background
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -94,7 +94,7 @@ def index(
     hide_weight_bars()
     started = time.perf_counter()
     reranker = _reader_ahead(warm, warm_dtype, sides) if warm else None
-    with _build_index(files, retriever, Reading(password, skip_broken, max_pages), to) as built:
+    with _build_index(files, retriever, Reading(password, skip_broken, max_pages), reranker, to) as built:
         pages = built.store.count()
         if reranker:
             _warm(built, reranker)
@@ -141,9 +141,11 @@ def ask(
             check_target(target)
     hide_weight_bars()
     from llama_index_ziprerank import ZipRerankPostprocessor
+    from llama_index_ziprerank.reranking.fusion import check_first_stage_weight
     from llama_index_ziprerank.reranking.pruning import check_pruning
 
-    check_pruning(keep_ratio, pruning)  # the postprocessor's own check speaks pydantic
+    check_pruning(keep_ratio, pruning)  # the postprocessor's own checks speak pydantic
+    check_first_stage_weight(first_stage_weight)
     reranker = ZipRerankPostprocessor(
         model=model,
         top_n=top_n,
@@ -153,7 +155,7 @@ def ask(
         sides=_checked(sides),
     )
     candidates = max(CANDIDATES, top_n)
-    with _open_index(from_index) if from_index else _build_index(files, retriever, reading) as source:
+    with _open_index(from_index) if from_index else _build_index(files, retriever, reading, reranker) as source:
         if source.feature_dir.is_dir():
             reranker.use_cache_dir(source.feature_dir)
         started = time.perf_counter()
@@ -229,13 +231,19 @@ def _holds_index(path: Path) -> bool:
 
 
 def _build_index(
-    files: list[Path], retriever: str | None, reading: Reading, persist_dir: Path | None = None
+    files: list[Path],
+    retriever: str | None,
+    reading: Reading,
+    reranker: "ZipRerankPostprocessor | None",
+    persist_dir: Path | None = None,
 ) -> "ColPaliIndex":
     """Index files; in an index that is there already, in place of what it holds of them."""
     from llama_index_ziprerank import ColPaliIndex
 
     model = retriever or EMBEDDED
     documents = track(reading.documents(files), "indexing pages", reading.count_pages(files))
+    if reranker:
+        reranker.cache_cost([])  # loads it: what is wrong with it is told before an hour of indexing, not after
     with plain_warnings(PageWarning):
         if persist_dir is None or not _holds_index(persist_dir):
             return ColPaliIndex.from_documents(documents, model=model, persist_dir=persist_dir)
@@ -249,14 +257,12 @@ def _build_index(
 
 
 def _reader_ahead(model: str, dtype: str | None, sides: str | None) -> "ZipRerankPostprocessor":
-    """Check the options and load the model before an hour of indexing, not after."""
+    """Check the options of ``--warm``."""
     from llama_index_ziprerank import ZipRerankPostprocessor
     from llama_index_ziprerank.reranking.stored_features import check_stored_type
 
     stored = check_stored_type(dtype) if dtype else None
-    reranker = ZipRerankPostprocessor(model=model, cache_dtype=stored, sides=_checked(sides))
-    reranker.cache_cost([])  # loads it
-    return reranker
+    return ZipRerankPostprocessor(model=model, cache_dtype=stored, sides=_checked(sides))
 
 
 def _warm(built: "ColPaliIndex", reranker: "ZipRerankPostprocessor") -> None:

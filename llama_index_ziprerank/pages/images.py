@@ -117,7 +117,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image).clip(0, 65535) // 257)
+        levels = np.asarray(image).clip(0, 65535)
+        transparent = levels == image.info.get("transparency")  # none where the file names no such level
+        return _grey_to_rgb(np.where(transparent, 65535, levels) // 257)
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         spread = float(values.max() - values.min()) or 1.0

@@ -124,6 +124,7 @@ def _values(explanation: Explanation) -> dict[str, object]:
     return {
         "explanation": explanation,
         "all_visual_tokens": sum(page.reading.chosen.size for page in explanation.pages),
+        "read_once": explanation.visual_tokens == sum(page.kept for page in explanation.pages),
         "before": _thumbnails(before),
         "after": _thumbnails(explanation.best),
         "cards": [_card(explanation, page) for page in explanation.best],

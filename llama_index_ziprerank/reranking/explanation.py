@@ -60,6 +60,7 @@ class PageExplanation:
     reading: PatchMap
     """Of each visual token: its best cosine with a token of the query (-1 to 1), and whether it was kept.
 
+    These are the tokens at the first side, where pages are read at several.
     With ``pruning="prompt"`` tokens are kept by their likeness to the whole prompt, not by the values given here.
     """
     first_stage: PatchMap | None = None
@@ -89,7 +90,7 @@ class Explanation:
     top_n: int
     """How many of them were asked for."""
     sequence_length: int
-    """Tokens that the language model read, summed over windows."""
+    """Tokens that the language model read, summed over windows, their orders and sides."""
     visual_tokens: int
     """How many of these were visual tokens."""
     vision_seconds: float

@@ -30,7 +30,7 @@ from llama_index_ziprerank.reranking.page_keys import (
 from llama_index_ziprerank.reranking.stored_features import TORCH_TYPES, StoredFeatures, StoredType, check_stored_type
 
 MEMORY_BYTES = 2**30
-"""Default budget: 1,400 pages of nano in float32, 44 pages of an 8B model in bfloat16."""
+"""Default budget: 900 pages of nano in float32, 44 pages of an 8B model in bfloat16."""
 
 _FILE_OVERHEAD = 1024  # header of a file, at most
 _HOUR = 3600.0  # seconds after which a file that is not whole yet has no writer any more
@@ -94,7 +94,7 @@ class FeatureCache:
 
     @property
     def is_written(self) -> bool:
-        """Whether features go to disk: there is a folder, and it could be written to so far."""
+        """Whether features go to disk: there is a folder, and the last ones could be written."""
         return self.folder is not None and self._is_writable
 
     def get(self, key: CheckpointKey, digest: str) -> PageFeatures | None:
@@ -114,16 +114,6 @@ class FeatureCache:
         stored = StoredFeatures.pack(features, self.stored_type(key))
         self._write(name, stored)
         return self._keep(name, stored, key.device).unpack(key.dtype, key.device)
-
-    def get_sides(self, keys: Sequence[CheckpointKey], digest: str) -> PageFeatures | None:
-        """Return a page's features at every side, None when those of one are not known."""
-        sides = [self.get(key, digest) for key in keys]
-        known = [features for features in sides if features is not None]
-        return join_sides(known) if len(known) == len(keys) else None
-
-    def put_sides(self, keys: Sequence[CheckpointKey], digest: str, features: PageFeatures) -> PageFeatures:
-        """Keep a page's features at every side and return them as they come out again."""
-        return join_sides([self.put(key, digest, side) for key, side in zip(keys, features.sides, strict=True)])
 
     def holds(self, key: CheckpointKey, digest: str) -> bool:
         """Whether a page's features are on disk or, where they are not written, in memory; a file may prove damaged."""
@@ -174,21 +164,24 @@ class FeatureCache:
 
     def _write(self, name: tuple[str, str], features: StoredFeatures) -> None:
         """Write to disk; where that fails the cache goes on in memory, since features can be made again."""
-        if self.folder is None or not self._is_writable:
+        if self.folder is None:
             return
         unfinished = self.folder / "unfinished"
         try:
             features.write(self._path(name), "/".join(name), unfinished)
+            self._is_writable = True
             if not self._is_swept:
                 _sweep(unfinished)
                 self._is_swept = True
         except OSError as error:
+            if self._is_writable:
+                _log.warning(
+                    "Page features cannot be written to %s; until they can, they are kept in memory as far as its "
+                    "budget goes: %s",
+                    self.folder,
+                    error,
+                )
             self._is_writable = False
-            _log.warning(
-                "Page features are no longer written to %s, but kept in memory as far as its budget goes: %s",
-                self.folder,
-                error,
-            )
 
     def _path(self, name: tuple[str, str]) -> Path:
         assert self.folder is not None
@@ -219,21 +212,31 @@ def forget_image_files(folder: Path, files: Iterable[Path]) -> None:
                 _file(kind, page_digest(PageFile(content))).unlink(missing_ok=True)
 
 
-Look = Callable[[Iterable[tuple[int, PageSource]]], Iterable[PageFeatures]]
-"""Runs the vision tower over pages, each with its place in the list that it comes from."""
+UnseenPage = tuple[int, PageSource, Sequence[int]]
+"""A page, its place in the list that it comes from, and the sides at which its features are not known."""
+
+Look = Callable[[Iterable[UnseenPage]], Iterable[Sequence[PageFeatures]]]
+"""Runs the vision tower over pages: the features of each, one for each of its sides."""
 
 
 def cached_features(
     cache: FeatureCache, keys: Sequence[CheckpointKey], pages: Sequence[tuple[int, PageSource]], look: Look
 ) -> list[PageFeatures]:
-    """Return the features of every page, from the cache where it has them; of pages that show the same, look at one."""
+    """Return the features of every page, from the cache where it has them; of pages that show the same, look at one.
+
+    Of a page that is known at some of its sides the others alone are looked at.
+    """
     digests = [page_digest(page) for _, page in pages]
-    known = {digest: cache.get_sides(keys, digest) for digest in dict.fromkeys(digests)}
-    features = {digest: found for digest, found in known.items() if found is not None}
-    missing = {digest: pages[digests.index(digest)] for digest in known if digest not in features}
-    for digest, seen in zip(missing, look(missing.values()), strict=True):
-        features[digest] = cache.put_sides(keys, digest, seen)
-    return [features[digest] for digest in digests]
+    names = [(digest, key) for digest in dict.fromkeys(digests) for key in keys]
+    features = {(digest, key): found for digest, key in names if (found := cache.get(key, digest)) is not None}
+    missing: defaultdict[str, list[CheckpointKey]] = defaultdict(list)
+    for digest, key in names:
+        if (digest, key) not in features:
+            missing[digest].append(key)
+    unseen = [(*pages[digests.index(digest)], [key.side for key in lacking]) for digest, lacking in missing.items()]
+    for (digest, lacking), seen in zip(missing.items(), look(unseen), strict=True):
+        features |= {(digest, key): cache.put(key, digest, side) for key, side in zip(lacking, seen, strict=True)}
+    return [join_sides([features[digest, key] for key in keys]) for digest in digests]
 
 
 def fill_cache(
@@ -246,25 +249,28 @@ def fill_cache(
 
     What is not written to disk goes on until the memory's budget is full: each further page would put out another.
     """
-    waiting: deque[str] = deque()
+    waiting: deque[tuple[str, list[CheckpointKey]]] = deque()
 
-    def missing() -> Iterator[tuple[int, PageSource]]:
+    def missing() -> Iterator[UnseenPage]:
         seen: set[str] = set()
         for place, page in enumerate(pages):
             digest = page_digest(page)
-            if digest not in seen and not all(cache.holds(key, digest) for key in keys):
-                waiting.append(digest)
-                yield place, page
+            lacking = [key for key in keys if digest not in seen and not cache.holds(key, digest)]
+            if lacking:
+                waiting.append((digest, lacking))
+                yield place, page, [key.side for key in lacking]
             seen.add(digest)
 
     room = cache.memory_budget
     written = 0
     for features in look(missing()):
-        cache.put_sides(keys, waiting.popleft(), features)
+        digest, lacking = waiting.popleft()
+        for key, side in zip(lacking, features, strict=True):
+            cache.put(key, digest, side)
         if not cache.is_written:
             room -= sum(
                 key.shape.stored_bytes(len(side.merged), cache.stored_type(key))
-                for key, side in zip(keys, features.sides, strict=True)
+                for key, side in zip(lacking, features, strict=True)
             )
             if room < 0:
                 _log.warning(

@@ -1,8 +1,10 @@
 """`ListwiseReranker`: a query and its candidate pages in, a `Ranking` out."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -10,7 +12,13 @@ from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from llama_index_ziprerank.reranking.batching import Answer, Batcher, OutOfMemoryError, Steps
-from llama_index_ziprerank.reranking.feature_cache import DiskCost, FeatureCache, cached_features, fill_cache
+from llama_index_ziprerank.reranking.feature_cache import (
+    DiskCost,
+    FeatureCache,
+    UnseenPage,
+    cached_features,
+    fill_cache,
+)
 from llama_index_ziprerank.reranking.features import PageFeatures, join_sides, prepared_ahead, stream_page_features
 from llama_index_ziprerank.reranking.inputs import PagePatches, check_sides, own_side, prepare_page, unreadable_page
 from llama_index_ziprerank.reranking.loading import load_model, load_processor
@@ -241,19 +249,28 @@ class ListwiseReranker:
     def _features(self, pages: Sequence[PageSource | PageFeatures]) -> list[PageFeatures]:
         unseen = [(i, page) for i, page in enumerate(pages) if not isinstance(page, PageFeatures)]
         if self.cache is None:
-            fresh = iter(self._look(unseen))
+            fresh: Iterator[PageFeatures] = map(join_sides, self._look((i, page, self.sides) for i, page in unseen))
         else:
             fresh = iter(cached_features(self.cache, self.cache_keys, unseen, self._look))
         return [page if isinstance(page, PageFeatures) else next(fresh) for page in pages]
 
-    def _look(self, pages: Iterable[tuple[int, PageSource]]) -> Iterator[PageFeatures]:
-        """Run the vision tower over pages, each with its place in the given list."""
-        ready = map(_loaded, pages)  # one picture given twice must not be read by two threads
-        at_sides = ((page, side) for page in ready for side in self.sides)
-        features = stream_page_features(self.model, prepared_ahead(self._prepare, at_sides), skip_blank=self.skip_blank)
-        return map(join_sides, zip(*[features] * len(self.sides), strict=True))
+    def _look(self, pages: Iterable[UnseenPage]) -> Iterator[list[PageFeatures]]:
+        """Run the vision tower over pages, each at its sides."""
+        counts: deque[int] = deque()
 
-    def _look_by_turns(self, pages: Iterable[tuple[int, PageSource]]) -> Iterator[PageFeatures]:
+        def ready() -> Iterator[UnseenPage]:
+            for i, page, sides in pages:
+                counts.append(len(sides))
+                if isinstance(page, Image.Image):
+                    page.load()  # one picture given twice must not be read by two threads
+                yield i, page, sides
+
+        patches = chain.from_iterable(prepared_ahead(self._prepare, ready()))
+        features = stream_page_features(self.model, patches, skip_blank=self.skip_blank)
+        for first in features:
+            yield [first, *islice(features, counts.popleft() - 1)]
+
+    def _look_by_turns(self, pages: Iterable[UnseenPage]) -> Iterator[list[PageFeatures]]:
         """Do the same for a list of any length, leaving the model to calls that wait between two pages."""
         features = self._look(pages)
         while True:
@@ -263,11 +280,11 @@ class ListwiseReranker:
                 return
             yield page
 
-    def _prepare(self, page_at_side: tuple[tuple[int, PageSource], int]) -> PagePatches:
-        (i, source), side = page_at_side
+    def _prepare(self, unseen: UnseenPage) -> list[PagePatches]:
+        i, source, sides = unseen
         image = source.image() if isinstance(source, PageFile) else source
         try:
-            return prepare_page(self.processor, image, side)
+            return [prepare_page(self.processor, image, side) for side in sides]
         except ValueError as error:
             raise unreadable_page(i, image.size, error) from error
 
@@ -275,9 +292,3 @@ class ListwiseReranker:
         if self.cache is None:
             raise ValueError("This reranker has no cache. Load it with cache=FeatureCache(folder).")
         return self.cache
-
-
-def _loaded(page: tuple[int, PageSource]) -> tuple[int, PageSource]:
-    if isinstance(page[1], Image.Image):
-        page[1].load()
-    return page

@@ -1,10 +1,12 @@
 """A page store in a folder: Qdrant Edge, in this process, nothing to install or start (the default).
 
-One process may have the folder open at a time. Writes go through Qdrant's write-ahead log, so what was added
+One process may have the folder open at a time; a process that is forked off refuses to use it, since the threads of
+Qdrant Edge stay behind, and a search would wait for them. Writes go through Qdrant's write-ahead log, so what was added
 survives a crash of the process. Vectors lie in memory-mapped files.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ class EdgeStore(PointStore):
         """
         super().__init__()
         self.path = Path(path)
+        self._process = os.getpid()
         self.words = _EdgeWords()
         self._shard: qdrant.EdgeShard | None = None
         self._has_garbage = False
@@ -64,6 +67,8 @@ class EdgeStore(PointStore):
     def close(self) -> None:
         """See ``PageStore.close``."""
         self._closed = True
+        if self._is_inherited:
+            return
         shard, self._shard = self._shard, None
         if shard is None:
             return
@@ -77,6 +82,20 @@ class EdgeStore(PointStore):
 
     def _name(self) -> str:
         return f"The store {self.path}"
+
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether this process was forked off the one that opened the store."""
+        return os.getpid() != self._process
+
+    def _check_open(self) -> None:
+        if self._is_inherited:
+            raise StoreError(
+                f"{self._name()} was opened before this process was forked, and belongs to the process that opened it. "
+                "Open the index after the fork, in one process alone, or keep the vectors on a Qdrant server "
+                "(QdrantStore), which serves several processes."
+            )
+        super()._check_open()
 
     def _open_shard(self) -> qdrant.EdgeShard:
         shard = self._shard

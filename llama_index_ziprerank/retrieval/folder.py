@@ -56,12 +56,17 @@ class IndexFolder:
         return self.images.is_dir() and any(file.suffix == ".png" for file in self.images.iterdir())
 
     def check_free(self) -> None:
-        """Check that nothing but an index would be written over.
+        """Check that nothing but an index would be written over, and that a new one would not go with another.
 
         Raises:
-            ValueError: when the folder holds other files.
+            ValueError: when the folder holds other files, or lies inside an index.
         """
-        if self.holds_index or not self.path.exists():
+        if self.holds_index:
+            return
+        outer = next((one for one in self.path.parents if Manifest.lies_at(one / self._manifest.name)), None)
+        if outer is not None:
+            raise ValueError(f"{self.path} lies inside the index {outer}. Choose a folder elsewhere.")
+        if not self.path.exists():
             return
         if not self.path.is_dir() or any(not _is_beginning(file) for file in self.path.iterdir()):
             raise ValueError(f"{self.path} holds files that are no index. Choose an empty or a new folder.")

@@ -50,6 +50,14 @@ class Manifest:
             manifest.write(path)
         return manifest
 
+    @staticmethod
+    def lies_at(path: Path) -> bool:
+        """Whether the file ``path`` is that of an index, in whatever format."""
+        try:
+            return _read_object(path).keys() >= {"format", "fingerprint", "has_vectors"}
+        except (OSError, ValueError):
+            return False
+
     def write(self, path: Path) -> None:
         """Write the file ``path``, whole or not at all."""
         write_whole(path, json.dumps(asdict(self), indent=1).encode())

@@ -1,6 +1,7 @@
 """Opening an index: its folder, store and model are checked against each other, and an error undoes what was opened."""
 
 import atexit
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,9 +79,17 @@ def begin(folder: IndexFolder, manifest: Manifest, store: PageStore | None) -> N
 
 
 def temporary_folder() -> str:
-    """Make a folder that goes with the process at the latest: nodes may outlive an index that nobody closed."""
-    path = mkdtemp(prefix="ziprerank-")
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    """Make a folder that goes with the process at the latest: nodes may outlive an index that nobody closed.
+
+    The end of a process that is forked off takes nothing along.
+    """
+    path, process = mkdtemp(prefix="ziprerank-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(path, ignore_errors=True)
+
+    atexit.register(remove)
     return path
 
 

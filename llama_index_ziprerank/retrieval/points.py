@@ -32,6 +32,7 @@ from llama_index_ziprerank.retrieval.store import (
 )
 
 PAGES_A_LISTING = 256
+_DEEPEST = 100  # levels of a payload; Qdrant reads JSON of 128, its own included
 
 Condition: TypeAlias = Any
 """A condition or a filter in the client's own classes."""
@@ -122,7 +123,7 @@ class PointStore(ABC):
     def fetch(self, ids: Sequence[str]) -> list[StoredPage]:
         """See ``PageStore.fetch``."""
         self._check_open()
-        if self._known_width() is None:
+        if not ids or self._known_width() is None:
             return []
         with self._errors():
             return [StoredPage(*_fields(point)) for point in self._retrieve(ids)]
@@ -191,8 +192,22 @@ class PointStore(ABC):
 
 
 def point_payload(page: PageRecord | StoredPage) -> dict[str, Any]:
-    """What a point carries beside its vectors."""
+    """What a point carries beside its vectors.
+
+    Raises:
+        StoreError: for a payload so deep that Qdrant would write it and never read it again, nor any other page.
+    """
+    if _depth(page.payload) > _DEEPEST:
+        raise StoreError(
+            f"The page {page.id!r} has metadata that are nested too deep ({_DEEPEST} levels are stored). "
+            "Store them as a string."
+        )
     return {"id": page.id, "document_id": page.document_id, "payload": page.payload}
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
 
 
 def _fields(point: Any) -> tuple[str, str, dict[str, Any]]:

@@ -50,6 +50,8 @@ def test_transparency_shows_white_paper() -> None:
     palette = Image.new("P", (1, 1))
     palette.info["transparency"] = 0
     assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
+    grey = as_file(Image.fromarray(np.array([[0, 300, 65535]], dtype=np.uint16)), transparency=0)
+    assert [pixel[0] for pixel in np.asarray(open_image(grey))[0]] == [255, 1, 255]
 
 
 def test_cmyk_ink_is_dark() -> None:

@@ -135,6 +135,16 @@ def test_both_orders_are_told(explanation: Explanation) -> None:
     assert "50.0 %" in text and "letter C" in text
 
 
+def test_tokens_of_several_readings_are_not_said_to_be_of_one(explanation: Explanation) -> None:
+    twice = replace(explanation, visual_tokens=20)  # at two sides, say, of which the pictures show one
+    assert "20 visual tokens read vision" in " ".join(_Outline(render_findings(twice)).text.split())
+
+
+def test_a_keep_ratio_of_an_eighth_is_shown_as_it_is(explanation: Explanation) -> None:
+    eighth = replace(explanation, options=RankingOptions(0.125))
+    assert "(keep ratio 0.125)" in render_findings(eighth)
+
+
 def test_what_is_not_there_is_not_spoken_of(explanation: Explanation) -> None:
     pages = tuple(replace(page, first_stage=None, letter=None) for page in explanation.pages)
     bare = replace(explanation, options=RankingOptions(), pages=pages)
@@ -145,10 +155,10 @@ def test_what_is_not_there_is_not_spoken_of(explanation: Explanation) -> None:
 
 def test_the_latest_run_comes_first_and_moved_pages_are_marked(explanation: Explanation) -> None:
     first = Run.of(explanation)
-    second = replace(first, keep_ratio=0.25, titles=("page 1 · a.pdf", "page 7"))
+    second = replace(first, keep_ratio=0.125, titles=("page 1 · a.pdf", "page 7"))
     table = render_runs([first, second])
 
-    assert table.index("0.25") < table.index("0.50")
+    assert table.index("0.125") < table.index("0.5<")
     assert table.count('class="zr-new"') == 1 and 'class="zr-new" title="page 1 · a.pdf">page 1<' in table
 
 

@@ -220,7 +220,22 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_and_nothing_else(
     (tmp_path / "features").write_text("in the way")
     expected = reranker.encode_pages(pages[:2])
     _assert_equal(reranker.encode_pages(pages[:2]), expected)
-    assert caplog.text.count("no longer written") == 1
+    assert caplog.text.count("cannot be written") == 1
+
+
+def test_a_folder_that_can_be_written_again_is(with_cache, pages: list[Image.Image], tmp_path: Path, caplog) -> None:
+    reranker = with_cache()
+    in_the_way = tmp_path / "features"
+    for rounds in (1, 2):
+        in_the_way.write_text("in the way, like a disk that is full")
+        reranker.encode_pages(pages[: 2 * rounds])
+        assert caplog.text.count("cannot be written") == rounds
+        in_the_way.unlink()
+        reranker.encode_pages(pages[2 * rounds : 2 * rounds + 1])
+        assert len(_files(in_the_way)) == 1
+        shutil.rmtree(in_the_way)
+    assert reranker.cache_pages(pages[:5]) == 5  # what memory alone holds is written too
+    assert len(_files(in_the_way)) == 5
 
 
 @pytest.mark.parametrize("budget", [0, 3.5, 20])
@@ -337,7 +352,7 @@ from llama_index_ziprerank.reranking.page_keys import CheckpointKey
 from llama_index_ziprerank.reranking.stored_features import FeatureShape
 
 folder, tokens = sys.argv[1], int(sys.argv[2])
-key = CheckpointKey("f" * 32, FeatureShape(8, 2, 2), torch.float32, torch.device("cpu"))
+key = CheckpointKey("f" * 32, FeatureShape(8, 2, 2), torch.float32, torch.device("cpu"), 1024)
 cache = FeatureCache(folder, memory_bytes=0)
 print("begun", flush=True)
 while True:
@@ -369,7 +384,7 @@ def _read_all(folder: Path, tokens: int) -> int:
 @pytest.mark.skipif(os.name == "nt", reason="kills as only POSIX can")
 def test_processes_share_a_folder_and_one_killed_while_it_writes_leaves_no_bad_entry(tmp_path: Path) -> None:
     tokens = 20_000  # 2 MB a page, so that the other process dies in the middle of one
-    key = CheckpointKey("f" * 32, SHAPE, torch.float32, torch.device("cpu"))
+    key = CheckpointKey("f" * 32, SHAPE, torch.float32, torch.device("cpu"), 1024)
     cache, unfinished = FeatureCache(tmp_path, memory_bytes=0), tmp_path / "unfinished"
     arguments = [sys.executable, "-c", _WRITER, str(tmp_path), str(tokens)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:

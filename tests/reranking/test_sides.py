@@ -1,15 +1,17 @@
 """Pages read at other sides than 1024 pixels, and at several."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from llama_index_ziprerank.pages.images import encode_png, open_image
 from llama_index_ziprerank.reranking import ListwiseReranker, build_ranking_inputs
 from llama_index_ziprerank.reranking.feature_cache import FeatureCache
 from llama_index_ziprerank.reranking.inputs import pixel_bounds, prepare_page
-from llama_index_ziprerank.reranking.page_keys import visual_tokens
+from llama_index_ziprerank.reranking.page_keys import PageFile, visual_tokens
 from llama_index_ziprerank.training.collator import RankingCollator
 from llama_index_ziprerank.training.samples import RankingSample
 
@@ -130,6 +132,33 @@ def test_a_cache_of_one_side_is_completed(reranker: ListwiseReranker, large: lis
     assert both.cache_cost(large[:2]).bytes < _at(reranker, 640, cache=FeatureCache()).cache_cost(large[:2]).bytes
     assert both.cache_pages(large[:2]) == 2
     assert both.cache_cost(large[:2]).pages == 0
+
+
+@pytest.mark.parametrize("ask", [ListwiseReranker.cache_pages, ListwiseReranker.encode_pages])
+def test_a_page_known_at_one_side_is_looked_at_for_the_others_alone(
+    ask: Callable[..., object], reranker: ListwiseReranker, large: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache()
+    _at(reranker, 448, cache=cache).encode_pages(large[:2])
+    _at(reranker, 640, 320, cache=cache).encode_pages(large[2:3])
+    every = _at(reranker, 640, 448, 320, cache=cache)
+    looked: list[tuple[int, ...]] = []
+    prepare = every._prepare
+    monkeypatch.setattr(every, "_prepare", lambda page: looked.append(tuple(page[2])) or prepare(page))
+    ask(every, large[:4])
+    assert sorted(looked) == [(448,), (640, 320), (640, 320), (640, 448, 320)]
+    wanted = _at(reranker, 640, 448, 320).rerank(QUERY, large[:4]).logits
+    assert every.rerank(QUERY, large[:4]).logits == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_file_is_decoded_once_for_all_sides(reranker: ListwiseReranker, large: list[Image.Image]) -> None:
+    decoded: list[bytes] = []
+    files = [
+        PageFile(encode_png(page), lambda content: decoded.append(content) or open_image(content)) for page in large
+    ]
+    both = _at(reranker, 640, 448)
+    assert both.rerank(QUERY, files[:3]) == both.rerank(QUERY, large[:3])
+    assert len(decoded) == 3
 
 
 def test_encoded_pages_know_their_sides(reranker: ListwiseReranker, large: list[Image.Image]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from colpali_engine import models
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -174,6 +175,54 @@ def test_the_fingerprint_is_the_model_and_not_its_folder_or_dtype(checkpoint: Pa
     fingerprint = MultiVectorEncoder.from_pretrained(str(checkpoint), device="cpu").fingerprint
     assert MultiVectorEncoder.from_pretrained(str(copy), device="cpu", dtype="bfloat16").fingerprint == fingerprint
     assert MultiVectorEncoder.from_pretrained(str(other), device="cpu").fingerprint != fingerprint
+
+
+def _without_projection(base: Path) -> Path:
+    weights = load_file(base / "model.safetensors")
+    left = {name: weight for name, weight in weights.items() if not name.startswith("custom_text_proj")}
+    save_file(left, base / "model.safetensors", {"format": "pt"})
+    return base
+
+
+def _adapter(base: Path, **choices: Any) -> Any:
+    return get_peft_model(models.ColQwen2.from_pretrained(base), LoraConfig(r=2, **choices))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "custom_text_proj"]])
+def test_an_adapter_is_refused_when_neither_it_nor_its_base_has_the_projection(
+    tmp_path: Path, targets: list[str]
+) -> None:
+    base = _without_projection(colqwen2(tmp_path / "base"))
+    _adapter(base, target_modules=targets).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(RetrieverError, match="/adapter' on its base '.*/base' holds no weights for 'custom_text_proj'"):
+        MultiVectorEncoder.from_pretrained(str(tmp_path / "adapter"), device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_may_bring_the_projection_that_its_base_lacks(tmp_path: Path) -> None:
+    base = _without_projection(colqwen2(tmp_path / "base"))
+    model = _adapter(base, target_modules=["q_proj"], modules_to_save=["custom_text_proj"])
+    model.save_pretrained(tmp_path / "adapter")
+    with torch.inference_mode():
+        batch = models.ColQwen2Processor.from_pretrained(base).process_images(_images()[:1])
+        expected = [model.eval()(**batch)[0].numpy()]
+    encoder = MultiVectorEncoder.from_pretrained(str(tmp_path / "adapter"), device="cpu")
+    assert _difference(encoder.encode_images(_images()[:1]), expected) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_beside_a_whole_model_is_refused(tmp_path: Path) -> None:
+    base = colqwen2(tmp_path / "base")
+    _adapter(base, target_modules=["q_proj"]).save_pretrained(base)
+    with pytest.raises(RetrieverError, match=r"a LoRA adapter \(adapter_config.json\) beside a whole model"):
+        MultiVectorEncoder.from_pretrained(str(base), device="cpu")
+
+
+def test_an_adapter_whose_base_is_gone_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "moved")}))
+    with pytest.raises(FileNotFoundError, match="the base of .*: the folder '.*moved' does not exist"):
+        MultiVectorEncoder.from_pretrained(str(tmp_path), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +189,25 @@ def test_a_closed_store_says_so(new_store: NewStore) -> None:
         lambda: store.search(vectors(0), 1),
         lambda: store.add([record(2)]),
         lambda: ids(store),
+        lambda: store.fetch([]),
     ):
         with pytest.raises(StoreError, match="is closed"):
             use()
+
+
+def test_a_payload_too_deep_to_be_read_again_is_refused_and_spoils_nothing(new_store: NewStore) -> None:
+    store = new_store()
+    store.add([record(1)])
+    deep: dict[str, Any] = {}
+    for _ in range(150):
+        deep = {"deeper": [deep]}
+    with pytest.raises(StoreError, match="'deep' has metadata that are nested too deep"):
+        store.add([PageRecord("deep", "deep", vectors(3), deep)])
+    [page] = store.pages()
+    with pytest.raises(StoreError, match="nested too deep"):
+        store.update([replace(page, payload=deep)])
+    assert list(store.pages()) == [page]
+    assert [hit.id for hit in store.search(vectors(0), 5)] == [page.id]
 
 
 def test_concurrent_searches_give_the_serial_answers(new_store: NewStore) -> None:

@@ -11,7 +11,7 @@ from llama_index_ziprerank.reranking.quantization import Quantization, check_qua
 Size = tuple[int, int]
 """Width and height of a page, in pixels."""
 
-_LONGEST_SIDE = 4096  # the reranker scales all pages down to 1024
+_LONGEST_SIDE = 4096  # the reranker scales larger pages down
 
 
 @dataclass(frozen=True)
