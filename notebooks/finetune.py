@@ -56,8 +56,8 @@ done = subprocess.run(command, capture_output=True, text=True)
 assert done.returncode == 0, done.stderr[-2000:]
 Markdown(done.stdout.replace("\n|", "\n\n|", 1).replace("|\nrecall", "|\n\nrecall"))
 # %% [markdown]
-# All pages of the extract compete; BM25 reads the PDF's own text. One of the four questions has another page first, before
-# the training and after it. A handful of questions gives no figure to rely on, and a handful of steps may as well do harm:
+# All pages of the extract compete; BM25 reads the PDF's own text. All four questions have their page first, before the
+# training and after it. A handful of questions gives no figure to rely on, and a handful of steps may as well do harm:
 # measure on questions of your own.
 #
 # ## What it learned from
