@@ -56,12 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def interrupt(number: int, frame: object) -> None:
         """End as after Ctrl-C: temporary folders go, and what was paid for is told; asyncio ends its tasks first."""
         terminated.set()
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script puts in the background
-            raise KeyboardInterrupt
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.raise_signal(signal.SIGINT)
 
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, interrupt)
+        if sys.platform != "win32" and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A job that a script put in the background stays deaf to Ctrl-C, by a mask that `interrupt` can take off.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # pipes of Windows do not know the arrow of a table
