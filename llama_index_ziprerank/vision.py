@@ -7,6 +7,7 @@ GPUs with bfloat16 it takes seconds a call (transformers#45750). The retriever a
 Qwen3-VL's tower attends to one page after another, in every layer; pages of one size can attend as a batch.
 """
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,11 +19,12 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionAttention,
     Qwen3VLVisionModel,
     Qwen3VLVisionPatchEmbed,
-    apply_rotary_pos_emb_vision,
     eager_attention_forward,
 )
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+
+from llama_index_ziprerank.elementwise import rotate
 
 
 class _PatchProjection(nn.Conv3d):
@@ -66,7 +68,7 @@ class _PageLengths:
 
 
 class _BatchedAttention(Qwen3VLVisionAttention):
-    """Attention within pages: neighbours of one size are one batch. FlashAttention, which needs none, stays as it is.
+    """Attention within pages: neighbours of one size are one batch. FlashAttention reads pages of any sizes at once.
 
     Letters: L patches of all pages, P patches of one page, B pages of that size, H heads, W width of a head.
     """
@@ -81,22 +83,29 @@ class _BatchedAttention(Qwen3VLVisionAttention):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Do the same as the class that transformers has here: (L, H * W) -> (L, H * W)."""
-        if is_flash_attention_requested(self.config):
-            return super().forward(hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs)
         kwargs.pop("max_seqlen", None)
+        lengths = self.page_lengths.of(cu_seqlens)
+        heads = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)
+        cos, sin = (part[:, None, None] for part in position_embeddings)  # (L, 1, 1, W)
+        query, key = rotate(heads[:, :2], cos, sin).unbind(1)
+        parts = (query, key, heads[:, 2])  # each (L, H, W)
+        if is_flash_attention_requested(self.config):
+            kwargs |= {"cu_seq_lens_q": cu_seqlens, "cu_seq_lens_k": cu_seqlens}
+            kwargs |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+            return self.proj(self._attend(parts, 1, **kwargs))
+        runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+        pieces = zip(*(part.split([length * pages for length, pages in runs]) for part in parts), strict=True)
+        outputs = [self._attend(piece, pages, **kwargs) for (_, pages), piece in zip(runs, pieces, strict=True)]
+        return self.proj(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
+
+    def _attend(self, heads: Sequence[torch.Tensor], pages: int, **kwargs: Any) -> torch.Tensor:
+        """Attend within each of ``pages`` equal parts: query, key and value, each (B * P, H, W) -> (B * P, H * W)."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        query, key, value = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
-        query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)  # (L, H, W)
-        runs = [(length, len(list(run))) for length, run in groupby(self.page_lengths.of(cu_seqlens))]
-        sizes = [length * pages for length, pages in runs]
-        outputs = []
-        for (length, pages), *parts in zip(runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True):
-            batch = [part.unflatten(0, (pages, length)).transpose(1, 2) for part in parts]  # (B, H, P, W)
-            output, _ = attend(
-                self, *batch, attention_mask=None, scaling=self.scaling, dropout=0.0, is_causal=False, **kwargs
-            )  # (B, P, H, W)
-            outputs.append(output.reshape(length * pages, -1))
-        return self.proj(torch.cat(outputs))
+        batch = [part.unflatten(0, (pages, -1)).transpose(1, 2) for part in heads]  # (B, H, P, W)
+        output, _ = attend(
+            self, *batch, attention_mask=None, scaling=self.scaling, dropout=0.0, is_causal=False, **kwargs
+        )  # (B, P, H, W)
+        return output.reshape(len(heads[0]), -1)
 
 
 def use_linear_patch_embedding(vision_model: nn.Module) -> None:

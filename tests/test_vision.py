@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
@@ -119,6 +120,30 @@ def test_pages_that_attend_as_a_batch_have_the_features_they_had(attention: str,
         after = tower(pixels, grid_thw=grids)
     torch.testing.assert_close(after.pooler_output, before.pooler_output, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(after.deepstack_features, before.deepstack_features, rtol=1e-5, atol=1e-6)
+
+
+def test_flash_attention_reads_pages_of_any_sizes_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[int]] = []
+
+    def flash(module: nn.Module, *heads: torch.Tensor, cu_seq_lens_q: torch.Tensor, **options):
+        """Attend within the stretches that the boundaries give, (1, H, L, W) -> (1, L, H, W)."""
+        lengths = cu_seq_lens_q.diff().tolist()
+        calls.append([*lengths, int(options["max_length_q"]), int(options["max_length_k"])])
+        assert torch.equal(options["cu_seq_lens_k"], cu_seq_lens_q) and options["is_causal"] is False
+        pieces = zip(*(part.split(lengths, dim=2) for part in heads), strict=True)
+        attended = [torch.nn.functional.scaled_dot_product_attention(*p, scale=options["scaling"]) for p in pieces]
+        return torch.cat(attended, dim=2).transpose(1, 2), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", flash)
+    tower = _tower()
+    pixels, grids = _pages((4, 6), (4, 6), (2, 4))
+    with torch.no_grad():
+        expected = tower(pixels, grid_thw=grids)
+        use_batched_attention(tower)
+        tower.config._attn_implementation = "flash_attention_2"
+        after = tower(pixels, grid_thw=grids)
+    assert calls == [[24, 24, 8, 24, 24]]
+    torch.testing.assert_close(after.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-6)
 
 
 def test_equal_pages_attend_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

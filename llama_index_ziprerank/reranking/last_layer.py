@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, apply_rotary_pos_emb
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer
+
+from llama_index_ziprerank.elementwise import rotate
 
 
 class _LastLayer(Qwen3VLTextDecoderLayer):
@@ -54,10 +56,10 @@ class _LastLayer(Qwen3VLTextDecoderLayer):
             projection(states).unflatten(-1, (-1, attention.head_dim))
             for projection, states in ((attention.q_proj, read), (attention.k_proj, normed), (attention.v_proj, normed))
         )
-        cos, sin = position_embeddings  # (B, L, W)
-        at_read = (cos[rows, read_positions][:, None], sin[rows, read_positions][:, None])
-        query = _turned(attention.q_norm(query), *at_read)  # (B, K * G, 1, W)
-        key = _turned(attention.k_norm(key), cos, sin)  # (B, K, L, W)
+        cos, sin = (part[:, None] for part in position_embeddings)  # (B, 1, L, W)
+        at_read = (cos[rows, :, read_positions][:, None], sin[rows, :, read_positions][:, None])  # (B, 1, 1, W)
+        query = rotate(attention.q_norm(query).transpose(1, 2), *at_read)  # (B, K * G, 1, W)
+        key = rotate(attention.k_norm(key).transpose(1, 2), cos, sin)  # (B, K, L, W)
         groups = query.view(len(rows), key.shape[1], -1, attention.head_dim)  # (B, K, G, W): the heads of one key
         columns = torch.arange(key.shape[2], device=key.device)
         seen = (columns <= read_positions[:, None])[:, None, None]  # (B, 1, 1, L)
@@ -76,9 +78,3 @@ def use_last_layer_at_read_position(model: Qwen3VLForConditionalGeneration) -> N
     if len(layers) > len(model.config.vision_config.deepstack_visual_indexes):
         if type(layers[-1]) is Qwen3VLTextDecoderLayer:
             layers[-1].__class__ = _LastLayer
-
-
-def _turned(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn heads by their positions: (B, L, heads, W) -> (B, heads, L, W)."""
-    turned, _ = apply_rotary_pos_emb(heads.transpose(1, 2), heads[:, :, :1].transpose(1, 2), cos, sin)
-    return turned

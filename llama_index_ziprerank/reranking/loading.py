@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, Qwen3VLFor
 from transformers.utils import find_adapter_config_file, is_flash_attn_2_available
 
 from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
+from llama_index_ziprerank.elementwise import use_fewer_passes
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt, own_side
 from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
@@ -75,13 +76,14 @@ def needs_float32(name_or_path: str) -> bool:
 
 
 def make_fast(model: Qwen3VLForConditionalGeneration, *, choose_attention: bool = True) -> None:
-    """Change what can be faster and computes the same: see `vision.py` and `last_layer.py`.
+    """Change what can be faster and computes the same: see `vision.py`, `elementwise.py` and `last_layer.py`.
 
     With ``choose_attention`` the tower takes FlashAttention where that is installed and fits: it reads pages of any
     sizes in one call. The language model needs none of it, since torch's own attention is causal without a mask.
     """
     use_linear_patch_embedding(model.model.visual)
     use_batched_attention(model.model.visual)
+    use_fewer_passes(model)
     use_last_layer_at_read_position(model)
     half = model.dtype in (torch.bfloat16, torch.float16)
     if choose_attention and half and model.device.type == "cuda" and is_flash_attn_2_available():

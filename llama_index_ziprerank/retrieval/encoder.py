@@ -25,10 +25,11 @@ from colpali_engine.compression.token_pooling import HierarchicalTokenPooler
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llama_index_ziprerank.elementwise import use_fewer_passes
 from llama_index_ziprerank.pages.questions import readable_question
 from llama_index_ziprerank.retrieval.families import Family, load
 from llama_index_ziprerank.retrieval.store import Vectors
-from llama_index_ziprerank.vision import use_linear_patch_embedding
+from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
 
 _PIXELS_A_BATCH = {"cuda": 16_000_000, "mps": 4_000_000, "cpu": 2_000_000}
 """A page of A4 at 150 dpi has 2.2 million pixels. A CPU gains nothing from batches; a GPU that cannot hold one
@@ -88,6 +89,8 @@ class MultiVectorEncoder:
         dtype = dtype or (torch.float32 if device == "cpu" else "auto")
         family, model, processor = load(name_or_path, device, dtype)
         use_linear_patch_embedding(model)
+        use_batched_attention(model)
+        use_fewer_passes(model)
         return cls(name_or_path, family, model, processor, pool_factor=pool_factor)
 
     @cached_property

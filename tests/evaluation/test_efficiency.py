@@ -14,7 +14,13 @@ import torch
 from PIL import Image
 from tiny_retriever import PARITY
 from torch import nn
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionAttention
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLTextAttention,
+    Qwen3VLTextDecoderLayer,
+    Qwen3VLTextMLP,
+    Qwen3VLTextRMSNorm,
+    Qwen3VLVisionAttention,
+)
 
 from llama_index_ziprerank.evaluation.efficiency.bench import Outcome, bench, measure
 from llama_index_ziprerank.evaluation.efficiency.comparing import changes
@@ -96,8 +102,10 @@ def test_the_twin_shares_all_weights_and_has_transformers_own_classes(subject: S
     assert {w.data_ptr() for w in twin.parameters()} == {w.data_ptr() for w in model.parameters()}
     assert type(twin.model.visual.patch_embed.proj) is nn.Conv3d
     assert type(model.model.visual.patch_embed.proj) is not nn.Conv3d
-    assert {type(block.attn) for block in twin.model.visual.blocks} == {Qwen3VLVisionAttention}
-    assert Qwen3VLVisionAttention not in {type(block.attn) for block in model.model.visual.blocks}
+    assert not [module for module in twin.modules() if type(module).__module__.startswith("llama_index_ziprerank")]
+    theirs = {type(module) for module in twin.modules()}
+    changed = {Qwen3VLVisionAttention, Qwen3VLTextAttention, Qwen3VLTextMLP, Qwen3VLTextRMSNorm}
+    assert changed < theirs and changed.isdisjoint(type(module) for module in model.modules())
     assert type(twin.model.language_model.layers[-1]) is Qwen3VLTextDecoderLayer
     assert type(model.model.language_model.layers[-1]) is not Qwen3VLTextDecoderLayer
 

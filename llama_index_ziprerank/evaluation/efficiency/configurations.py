@@ -8,13 +8,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import AutoModelForImageTextToText, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import (
-    Qwen3VLTextDecoderLayer,
-    Qwen3VLVisionAttention,
-    Qwen3VLVisionPatchEmbed,
-)
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
 from llama_index_ziprerank.reranking import ListwiseReranker
@@ -51,6 +45,8 @@ SHAPES = {
     "8b": Shape(4096, 12_288, 36, 32, 8, 128, 151_936, False, 1152, 4304, 27, 16, (8, 16, 24)),
 }
 """By name. ``"15m"`` is for CPUs; as in the 8B model, about a third of the work is the tower's."""
+
+_PACKAGE = __name__.split(".")[0]
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -139,13 +135,13 @@ def as_transformers_has_it(model: Qwen3VLForConditionalGeneration) -> Qwen3VLFor
     """Copy a model without its weights, which both share; the copy's classes are again transformers' own.
 
     Patches are embedded by a Conv3d, pages attend one after another, and the last layer works on every token: what
-    `vision.py` and `last_layer.py` changed is taken back.
+    `vision.py`, `elementwise.py` and `last_layer.py` changed is taken back.
     """
     twin = _copy_without_weights(model)
     for module in twin.modules():
-        for original in (nn.Conv3d, Qwen3VLVisionPatchEmbed, Qwen3VLVisionAttention, Qwen3VLTextDecoderLayer):
-            if isinstance(module, original):
-                module.__class__ = original
+        changed, original = type(module).__mro__[:2]
+        if changed.__module__.startswith(_PACKAGE):
+            module.__class__ = original
     return twin
 
 
