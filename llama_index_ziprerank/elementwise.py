@@ -106,5 +106,5 @@ def use_fewer_passes(model: nn.Module) -> None:
             module.__class__ = _Norm
         elif type(module) is Qwen3VLTextAttention:
             module.__class__ = _Attention
-        elif type(module) is Qwen3VLTextMLP and module.config.hidden_act == "silu":
+        elif type(module) is Qwen3VLTextMLP and vars(module)["config"].hidden_act == "silu":
             module.__class__ = _FeedForward
