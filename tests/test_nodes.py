@@ -179,7 +179,7 @@ NO_IMAGE = [
 ]
 
 
-@pytest.mark.parametrize("node", NO_IMAGE, ids=repr)
+@pytest.mark.parametrize("node", NO_IMAGE, ids=["text", "document", "node", "image node", "empty image node"])
 def test_a_node_without_an_image_has_none(node: BaseNode) -> None:
     assert node_image(node) is None
 

@@ -18,7 +18,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 from PIL import Image
-from tiny_retriever import PARITY, colqwen3
+from tiny_retriever import PARITY
 
 from llama_index_ziprerank import ColPaliIndex, PDFPageReader, ZipRerankPostprocessor
 from llama_index_ziprerank.pages.images import encode_png
@@ -27,24 +27,10 @@ from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 PNG = base64.b64encode(encode_png(Image.new("RGB", (64, 48), "navy")))
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> MultiVectorEncoder:
-    return MultiVectorEncoder.from_pretrained(str(colqwen3(tmp_path_factory.mktemp("model"))), device="cpu")
-
-
 @pytest.fixture
 def index(encoder: MultiVectorEncoder) -> Iterator[ColPaliIndex]:
     with ColPaliIndex.from_documents([], encoder) as index:
         yield index
-
-
-@pytest.fixture
-def counted(encoder: MultiVectorEncoder) -> Iterator[Callable[[], int]]:
-    """Number of batches that went through the model since the test began."""
-    calls: list[int] = []
-    hook = encoder.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    yield lambda: len(calls)
-    hook.remove()
 
 
 def _found(index: ColPaliIndex) -> dict[str, TextNode]:

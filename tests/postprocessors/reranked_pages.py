@@ -7,7 +7,7 @@ from llama_index.core.schema import ImageNode, NodeWithScore
 
 from llama_index_ziprerank.reranking import ListwiseReranker
 
-PARITY = Path(__file__).parent / "data" / "parity"
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 PAGES = [PARITY / "pages" / f"small-{i:03d}.png" for i in range(12, 20)]
 QUERY = "set the line width of an axis"
 

@@ -18,7 +18,6 @@ from llama_index.core.schema import BaseNode, Document, ImageDocument, ImageNode
 from PIL import Image
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import UnexpectedResponse
-from tiny_retriever import colqwen3
 
 from llama_index_ziprerank import ColPaliIndex
 from llama_index_ziprerank.nodes import node_image
@@ -30,11 +29,6 @@ from llama_index_ziprerank.retrieval.qdrant import QdrantStore
 from llama_index_ziprerank.retrieval.store import StoreError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> MultiVectorEncoder:
-    return MultiVectorEncoder.from_pretrained(str(colqwen3(tmp_path_factory.mktemp("model"))), device="cpu")
 
 
 @pytest.fixture

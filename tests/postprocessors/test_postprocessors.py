@@ -24,26 +24,11 @@ from llama_index.core.schema import (
 )
 from PIL import Image
 from pydantic import PrivateAttr
-from reranked_pages import PAGES, PARITY, QUERY, ids, load_reranker, page_nodes
+from reranked_pages import PAGES, PARITY, QUERY, ids
 
 from llama_index_ziprerank.pages.text import render_text
 from llama_index_ziprerank.postprocessors import ZipRerankPostprocessor
 from llama_index_ziprerank.reranking import ListwiseReranker
-
-
-@pytest.fixture(scope="module")
-def reranker() -> ListwiseReranker:
-    return load_reranker()
-
-
-@pytest.fixture
-def postprocessor(reranker: ListwiseReranker) -> ZipRerankPostprocessor:
-    return ZipRerankPostprocessor.from_reranker(reranker, top_n=3)
-
-
-@pytest.fixture
-def nodes() -> list[NodeWithScore]:
-    return page_nodes()
 
 
 class Recorder(BaseEventHandler):

@@ -12,25 +12,10 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from PIL import Image
-from reranked_pages import PAGES, QUERY, assert_alike, ids, load_reranker, page_nodes
+from reranked_pages import PAGES, QUERY, assert_alike, ids
 
 from llama_index_ziprerank.postprocessors import ZipRerankPostprocessor
 from llama_index_ziprerank.reranking import ListwiseReranker
-
-
-@pytest.fixture(scope="module")
-def reranker() -> ListwiseReranker:
-    return load_reranker()
-
-
-@pytest.fixture
-def postprocessor(reranker: ListwiseReranker) -> ZipRerankPostprocessor:
-    return ZipRerankPostprocessor.from_reranker(reranker, top_n=3)
-
-
-@pytest.fixture
-def nodes() -> list[NodeWithScore]:
-    return page_nodes()
 
 
 class FixedRetriever(BaseRetriever):
