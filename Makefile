@@ -1,6 +1,6 @@
 # Every target sets up what it needs, once, in .venv; nothing else is to be typed.
 #   make demo       ask the manual that ships with the repository a question
-#   make test       linters, types, import contracts, tests
+#   make test       linters, types, import contracts, tests (WORKERS=4: by four processes, not two)
 #   make test-slow  the tests that take minutes (killed and resumed training, learning from scratch)
 #   make coverage   the fast tests, and which lines and branches none of them guards
 #   make lint       linters, types and import contracts, without the tests
@@ -20,6 +20,7 @@ MANUAL := demo/gle-manual-chapters-4-9.pdf
 QUESTION ?= How do I draw a surface plot?
 PICTURE ?= answer.png
 QUERIES ?= 17
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-browser coverage lint evaluate nano docs report app notebooks clean
@@ -50,7 +51,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow

@@ -1,16 +1,12 @@
 """Shared by all tests: torchvision imports before what needs it, and no event loop is left open."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 
 import pytest
 from command_line import Run, runner
 
 from llama_index_ziprerank import compat
-
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # they share the cores, and so do their programs
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 compat.import_torchvision()
 
