@@ -44,7 +44,7 @@ class _Norm(Qwen3VLTextRMSNorm):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., D) -> (..., D)."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or hidden_states.dtype != self.weight.dtype:
             return super().forward(hidden_states)
         if hidden_states.device.type != "cpu" or hidden_states.dtype != torch.float32:
             return functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
@@ -79,7 +79,7 @@ class _Attention(Qwen3VLTextAttention):
             rotate(self.k_norm(key).transpose(1, 2), cos, sin),
             value.transpose(1, 2),
             attention_mask,
-            dropout=0.0,
+            dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **options,
         )
@@ -87,13 +87,13 @@ class _Attention(Qwen3VLTextAttention):
 
 
 class _FeedForward(Qwen3VLTextMLP):
-    """Feed-forward layer whose activation and product need no memory of their own."""
+    """Feed-forward layer whose product needs no memory of its own."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., D) -> (..., D)."""
         if torch.is_grad_enabled():
             return super().forward(x)
-        return self.down_proj(functional.silu(self.gate_proj(x), inplace=True).mul_(self.up_proj(x)))
+        return self.down_proj(functional.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
 def use_fewer_passes(model: nn.Module) -> None:

@@ -51,7 +51,7 @@ __all__ = [
     "page_key",
 ]
 
-_SECRET = re.compile("key|token|secret|password")
+_SECRET = re.compile("key(?!word)|token|secret|password")
 
 METRICS = ("Hit@5", "MRR", "R@5", "nDCG@5", "AP")
 
@@ -138,8 +138,8 @@ class PageRetrievalEvaluator:
             to: a folder for `results.jsonl` (a question a line, as they come: a second call asks only the rest), and
                 at the end qrels and runs as TREC and JSONL. None: nothing is written.
             name: says what is measured, so that the results of two pipelines are never mixed in one folder. Plain
-                fields of the postprocessors (a model's name, a number) are noted too, the retriever's top k, and
-                what lies in the folders of their models.
+                fields of the postprocessors (a model's name, a number, a list of them) are noted too, the retriever's
+                top k, and what lies in the folders of their models.
 
         Raises:
             EvaluationError: when questions failed; the others were asked, and are in `to`.
@@ -204,10 +204,15 @@ def _retriever(step: BaseRetriever) -> dict[str, Any]:
 def _postprocessor(step: BaseNodePostprocessor) -> dict[str, Any]:
     """Say what a postprocessor is, by its plain fields: they are the same in every process, and nothing secret."""
     fields = {name: getattr(step, name) for name in type(step).model_fields if not _SECRET.search(name)}
-    plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
+    plain = {name: value for name, value in fields.items() if _is_plain(value)}
     folder = Path(resolve_reranker(str(plain.get("model", ""))))
     weights = {"weights": folder_digest(folder)} if "model" in plain and folder.is_dir() else {}
     return {"class": step.class_name(), **plain, **weights}
+
+
+def _is_plain(value: object) -> bool:
+    """Say whether a field is a text, a number, or a list of such, as the sides of pages are."""
+    return isinstance(value, str | int | float) or (isinstance(value, list | tuple) and all(map(_is_plain, value)))
 
 
 async def _all_done(questions: Sequence[Coroutine[Any, Any, None]], show_progress: bool) -> list[Exception]:

@@ -76,8 +76,8 @@ class _ModelSeat:
                 self._reranker = load()
             return self._reranker
 
-    def keep_features_in(self, folder: Path, new_cache: Callable[[], FeatureCache | None]) -> None:
-        """Give a model that is loaded already, and whose features have no folder yet, a cache that has this one."""
+    def give_folder(self, new_cache: Callable[[], FeatureCache | None]) -> None:
+        """Give a model that is loaded already, and whose features have no folder yet, a cache that has one."""
         with self._loading:
             loaded = self._reranker
             if loaded is not None and (loaded.cache is None or loaded.cache.folder is None):
@@ -163,7 +163,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
 
     cache_dir: str | None = Field(
         default=None,
-        description="Folder for the vision features of pages, which are then computed once. Default: memory alone.",
+        description="Folder for the vision features of pages, which are then computed once. Default: memory alone. "
+        "A copy goes on with the original's.",
     )
     cache_memory_bytes: int = Field(
         default=MEMORY_BYTES,
@@ -211,11 +212,13 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         """Use a model that is already loaded, which several postprocessors may share.
 
         ``fields`` are those of the class without ``model``, ``skip_blank`` and ``sides``, which are the reranker's
-        (TypeError). So is the cache, and `use_cache_dir` gives one a folder that has none. Pickled or serialised, the
-        copy loads the model by the reranker's name.
+        (TypeError). So is the cache, and a ``cache_dir`` or `use_cache_dir` gives one a folder that has none. Pickled
+        or serialised, the copy loads the model by the reranker's name.
         """
         postprocessor = cls(model=reranker.name, skip_blank=reranker.skip_blank, sides=reranker.sides, **fields)
         postprocessor._seat = _ModelSeat(postprocessor._loaded_by(), reranker)
+        if postprocessor.cache_dir is not None:
+            postprocessor._seat.give_folder(postprocessor._new_cache)
         return postprocessor
 
     def _postprocess_nodes(
@@ -305,7 +308,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
         if self.cache_dir is None:
             self.cache_dir = str(folder)
             self._lent_dir = lent
-            self._own_seat().keep_features_in(Path(folder), self._new_cache)
+            self._own_seat().give_folder(self._new_cache)
         elif self._lent_dir not in (None, lent):
             warn(
                 f"This postprocessor keeps features in {self.cache_dir}, the folder of another index, and not in "

@@ -17,7 +17,7 @@ from llama_index.core.vector_stores import FilterCondition, FilterOperator, Meta
 from llama_index_ziprerank.nodes import FILE_PATH, also_hidden
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.folder import checked_image_name
-from llama_index_ziprerank.retrieval.matching import below, passes
+from llama_index_ziprerank.retrieval.matching import below, is_kept_as, passes
 from llama_index_ziprerank.retrieval.store import (
     AllMatch,
     AnyOf,
@@ -132,7 +132,8 @@ class PagePayload:
             raise StoreError(f"The stored page {page.id!r} holds {sorted(page.payload)}; it is no page of an index.")
         if content["image_name"] is not None:
             checked_image_name(content["image_name"])
-        return PagePayload(**content)
+        own = json.loads(content["node"])["metadata"]  # as text, which stores keep to the last digit
+        return PagePayload(**{**content, "copies": [own, *content["copies"][1:]]})
 
     def with_copy(self, node: TextNode) -> "PagePayload":
         """Return the payload of this page, found once more in the file that `node` comes from.
@@ -141,7 +142,7 @@ class PagePayload:
         """
         new = page_payload(node, node.ref_doc_id or node.node_id, self.image_name, self.digest)
         [copy], path = new.copies, file_of(new.copies[0])
-        if copy in self.copies[1:]:
+        if any(is_kept_as(copy, other) for other in self.copies[1:]):
             return self
         others = [one for one in self.copies if path is not None and file_of(one) not in (None, path)]
         if others:

@@ -162,6 +162,8 @@ def test_evaluating_prints_every_system_and_the_manual(run: Run, manual: Path, r
     assert "model alone" in table
     assert [name in table for name in ("random", "bm25", "first stage", "reranked", "R@5", "manual")] == [True] * 6
     assert json.loads(out)["queries"] == len(CHAPTERS)
+    assert json.loads(out)["queries_by_kind"] == {"heading": len(CHAPTERS)}
+    assert json.loads(out)["queries_by_manual"] == {"manual": len(CHAPTERS)}
     assert json.loads(out)["scores"]["bm25"]["R@1"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
 
 

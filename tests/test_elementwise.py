@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,6 +78,53 @@ def test_in_bfloat16_a_model_is_as_near_to_float32_as_it_was() -> None:
         after = model(_tokens(), use_cache=False).last_hidden_state
     assert after.dtype == torch.bfloat16
     assert (after - exact).abs().mean() < 1.1 * (before - exact).abs().mean()
+
+
+@pytest.mark.filterwarnings("error")
+def test_norms_may_be_held_in_another_precision_than_what_they_read() -> None:
+    model = _model()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as a training in mixed precision evaluates
+        before = model(_tokens(), use_cache=False).last_hidden_state
+        normed = model.norm(before.bfloat16())
+        use_fewer_passes(model)
+        after = model(_tokens(), use_cache=False).last_hidden_state
+        assert torch.equal(model.norm(before.bfloat16()), normed) and normed.dtype == torch.float32
+    torch.testing.assert_close(after, before, rtol=0.05, atol=0.05)
+
+
+def test_attention_is_dropped_out_in_training_without_gradients_too() -> None:
+    model = _model(attention_dropout=0.5).train()  # the first pass of reentrant checkpointing
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            outputs.append(model(_tokens(), use_cache=False).last_hidden_state)
+        use_fewer_passes(model)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+
+
+def _keep(outputs: dict[str, torch.Tensor], name: str, module: Any, inputs: Any, output: torch.Tensor) -> None:
+    outputs[name] = output
+
+
+def test_what_a_hook_keeps_of_a_layer_is_left_alone() -> None:
+    kept: list[dict[str, torch.Tensor]] = []
+    model = _model()
+    for _ in range(2):
+        outputs: dict[str, torch.Tensor] = {}
+        hooks = [
+            module.register_forward_hook(partial(_keep, outputs, name))
+            for name, module in model.named_modules()
+            if "norm" in name or "proj" in name
+        ]
+        with torch.no_grad():
+            model(_tokens(), use_cache=False)
+        kept.append(outputs)
+        for hook in hooks:
+            hook.remove()
+        use_fewer_passes(model)
+    assert len(kept[0]) == 2 * 11 + 1  # seven products and four norms a layer, and the last norm
+    torch.testing.assert_close(kept[1], kept[0], rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_and_parameters_stay_what_they_were() -> None:

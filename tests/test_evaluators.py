@@ -167,6 +167,25 @@ async def test_results_of_a_postprocessor_with_other_fields_are_not_taken_for_it
         await PageRetrievalEvaluator(deeper, [Cut(top_n=2)]).aevaluate(DATASET, to=tmp_path)
 
 
+async def test_results_of_a_postprocessor_with_another_list_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    """Sides of pages are a tuple, required keywords a list."""
+
+    class Sized(Backwards):
+        sides: tuple[int, ...] | None = None
+        required_keywords: list[str] = []
+        api_keys: list[str] = ["secret"]
+
+    async def ask(step: Sized) -> None:
+        await PageRetrievalEvaluator(ListRetriever(FOUND), [step]).aevaluate(DATASET, to=tmp_path)
+
+    await ask(Sized(sides=(768, 1024), required_keywords=["bar"]))
+    await ask(Sized(sides=(768, 1024), required_keywords=["bar"]))
+    assert "secret" not in (tmp_path / "results.jsonl").read_text()
+    for other in (Sized(sides=(512,), required_keywords=["bar"]), Sized(sides=(768, 1024), required_keywords=["pie"])):
+        with pytest.raises(ValueError, match="other settings"):
+            await ask(other)
+
+
 async def test_results_by_other_weights_of_the_same_name_are_not_taken_for_theirs(tmp_path: Path) -> None:
     class Weighted(Backwards):
         model: str

@@ -109,15 +109,21 @@ def manuals(
     paths = files or benchmark.fetch_development_manuals(_cache_folder(), track)
     results = benchmark.evaluate_manuals(paths, settings, to, track)
     summary = summarize(results)
-    by_kind = {kind: summarize(of_kind) for kind, of_kind in _grouped(results, lambda result: result.kind).items()}
-    by_manual = {name: summarize(found) for name, found in _grouped(results, lambda result: result.manual).items()}
+    kinds_of = _grouped(results, lambda result: result.kind)
+    manuals_of = _grouped(results, lambda result: result.manual)
+    by_kind = {kind: summarize(of_kind) for kind, of_kind in kinds_of.items()}
+    by_manual = {name: summarize(found) for name, found in manuals_of.items()}
     if as_json:
-        parts = {"by_kind": _as_json(by_kind), "by_manual": _as_json(by_manual)}
+        parts = {
+            "by_kind": _as_json(by_kind),
+            "by_manual": _as_json(by_manual),
+            "queries_by_kind": {kind: len(of_kind) for kind, of_kind in kinds_of.items()},
+            "queries_by_manual": {name: len(found) for name, found in manuals_of.items()},
+        }
         scores, gained = _as_json({"all": summary})["all"], {m: asdict(score) for m, score in gain(results).items()}
         print_json({"settings": asdict(settings), "queries": len(results), "scores": scores, "gain": gained, **parts})
         return
     better = gain(results)["nDCG@5"]
-    kinds_of = _grouped(results, lambda result: result.kind)
     print_tables(
         f"{len(results)} queries; percent, with 95 % intervals",
         _by_system(summary),
@@ -126,7 +132,7 @@ def manuals(
         "",
         _by_part("nDCG@5 by kind, percent", "nDCG@5", by_kind, kinds_of),
         "",
-        _by_part("R@1 by manual, percent", "R@1", by_manual, _grouped(results, lambda result: result.manual)),
+        _by_part("R@1 by manual, percent", "R@1", by_manual, manuals_of),
     )
     err.print(f"Per query: {to / 'results.jsonl'}", soft_wrap=True)
 

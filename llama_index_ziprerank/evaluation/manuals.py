@@ -118,6 +118,7 @@ def evaluate_manuals(
     waiting = [(path, name) for path, name in zip(paths, names, strict=True) if not is_complete(name, file.results)]
     for path, _ in waiting:
         read_pages(path)  # opens it: what is wrong with a file is told before the work begins
+        read_outline(path)
     models = _Models(settings)
     for path, name in waiting:
         manual = _read_manual(path, name, documents[name], settings, track)

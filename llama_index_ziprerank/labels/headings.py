@@ -66,7 +66,7 @@ def read_outline(path: Path) -> list[Heading]:
     try:
         reader = PdfReader(path)
         return list(walk(reader.outline))
-    except PyPdfError as error:
+    except (PyPdfError, AttributeError, RecursionError) as error:  # pypdf follows what a damaged file says
         raise PageError(f"{path}: its outline cannot be read ({error}). Save the PDF anew, or leave it out.") from error
 
 

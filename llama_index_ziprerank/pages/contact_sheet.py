@@ -1,5 +1,6 @@
 """A contact sheet: small pictures of pages in a row, each with its rank, so that a person sees what was found."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,9 +77,8 @@ def shorten(text: str, size: int, width: int) -> str:
     text = " ".join(text.split())
     if face.getlength(text) <= width:
         return text
-    while text and face.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
+    fitting = bisect_right(range(1, len(text)), float(width), key=lambda end: face.getlength(f"{text[:end]}…"))
+    return f"{text[:fitting]}…"
 
 
 @lru_cache

@@ -38,7 +38,10 @@ def read_labels(pdf: PdfFile, page_count: int) -> list[str]:
         raise LabelError(f"reading them {done.failure}")
     if done.status != 0:
         raise LabelError((done.messages.strip().splitlines() or [f"pypdf ended with status {done.status}"])[-1])
-    labels = [_one_line(label) for label in json.loads(done.output)]
+    found = json.loads(done.output)
+    if found is None:
+        return [""] * page_count
+    labels = [_one_line(label) for label in found]
     if len(labels) != page_count:
         raise LabelError(f"pypdf sees {len(labels)} pages, poppler {page_count}")
     return labels

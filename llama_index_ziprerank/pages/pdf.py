@@ -192,9 +192,9 @@ def _draw(pdf: PdfFile, info: PdfInfo, number: int, complaints: list[str], *, dp
 
 def _longer_side(pdf: PdfFile, info: PdfInfo, number: int) -> float:
     """Return the longer side of the page in points, having checked its size."""
-    shorter, longer = sorted(info.sizes.get(number, (0.0, 0.0)))
-    if longer == 0:
+    if number not in info.sizes:
         raise pdf.broken(number, "the page tree announces it, but a page is missing; those after the gap moved up")
+    shorter, longer = sorted(info.sizes[number])
     if shorter >= _LEAST_POINTS and longer <= min(_MOST_POINTS, shorter * MOST_ELONGATED):
         return longer
     raise pdf.broken(

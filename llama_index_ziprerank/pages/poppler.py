@@ -50,7 +50,7 @@ class PdfInfo:
     page_count: int
     sizes: dict[int, tuple[float, float]]
     """Width and height of the crop box in points, before rotation, by page number. A page that poppler cannot find has
-    no entry, or 0 x 0; an unreadable box counts as US Letter."""
+    no entry; an unreadable box counts as US Letter."""
     uncropped: frozenset[int]
     """Pages whose crop box lies outside of the sheet, or is empty: their size is that of the sheet, the media box."""
     complaints: frozenset[str]
@@ -109,7 +109,8 @@ def inspect(pdf: PdfFile, *, max_pages: int) -> PdfInfo:
         for number, left, bottom, right, top in _MEDIA_BOX_LINE.findall(listing, own.end())
         if 0 in sizes.get(int(number), ())
     }
-    return PdfInfo(count, sizes | sheets, frozenset(sheets), frozenset(_complaints(done.messages)))
+    seen = {number: size for number, size in sizes.items() if 0 not in size}
+    return PdfInfo(count, seen | sheets, frozenset(sheets), frozenset(_complaints(done.messages)))
 
 
 def page_text(pdf: PdfFile, number: int) -> tuple[str, list[str]]:

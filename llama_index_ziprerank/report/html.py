@@ -121,8 +121,10 @@ def _environment() -> Environment:
 
 def _values(explanation: Explanation) -> dict[str, object]:
     before = sorted(explanation.pages, key=lambda page: page.rank_before)[: explanation.top_n]
+    folder = Path(explanation.model)
     return {
         "explanation": explanation,
+        "reranker": folder.name if folder.is_dir() else explanation.model,  # paths are nobody's business
         "all_visual_tokens": sum(page.reading.chosen.size for page in explanation.pages),
         "read_once": explanation.visual_tokens == sum(page.kept for page in explanation.pages),
         "before": _thumbnails(before),

@@ -113,7 +113,9 @@ def own_side(processor: Qwen3VLProcessor) -> int:
     Raises:
         ValueError: when that is no number of pixels that a page may have.
     """
-    side = getattr(processor.image_processor, "page_side", MAX_SIDE)
+    side = getattr(processor.image_processor, "page_side", None)
+    if side is None:
+        return MAX_SIDE
     if not isinstance(side, int):
         raise ValueError(f"page_side in the image processor's configuration is a number of pixels, got {side!r}.")
     return check_sides([side])[0]

@@ -76,7 +76,7 @@ def ranking_steps(
 ) -> Steps[Ranking]:
     """Rank pages: yields the windows of each step, is sent their logits, returns the ranking."""
     opinion = standardised(first_stage)
-    sides = _sides(features)
+    sides = _sides(model, features)
 
     def planned(candidates: Sequence[int], side: int) -> PlannedWindow:
         pages = [features[i].sides[side] for i in candidates]
@@ -112,8 +112,15 @@ def ranking_steps(
         logits = yield from read(spans)
 
 
-def _sides(features: Sequence[PageFeatures]) -> int:
-    """Return at how many sides every page was encoded."""
+def _sides(model: Qwen3VLForConditionalGeneration, features: Sequence[PageFeatures]) -> int:
+    """Return at how many sides every page was encoded; ValueError for features that ``model`` cannot read."""
+    width = model.get_input_embeddings().weight.shape[1]
+    for place, page in enumerate(features):
+        if (found := page.merged.shape[1]) != width:
+            raise ValueError(
+                f"The features of page {place} of the given list (from 0) are {found} numbers wide, this model reads "
+                f"{width}: another reranker made them. Have this one encode the page."
+            )
     counts = {len(page.sides) for page in features}
     if len(counts) > 1:
         raise ValueError(
@@ -139,7 +146,7 @@ class _Tally:
         read: Sequence[PlannedWindow],
     ) -> None:
         """Note one window's outcome; a candidate's later windows replace its earlier ones."""
-        scores = torch.tensor(fused).softmax(dim=0).tolist()
+        scores = torch.tensor(fused, dtype=torch.float64).softmax(dim=0).tolist()
         for i, logit, score in zip(candidates, logits, scores, strict=True):
             self.logits[i], self.scores[i], self.window_of[i] = logit, score, self.windows
         self.windows += 1

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from llama_index_ziprerank.reranking.feature_cache import (
 )
 from llama_index_ziprerank.reranking.features import PageFeatures, join_sides, prepared_ahead, stream_page_features
 from llama_index_ziprerank.reranking.inputs import PagePatches, check_sides, own_side, prepare_page, unreadable_page
-from llama_index_ziprerank.reranking.loading import load_model, load_processor
+from llama_index_ziprerank.reranking.loading import load_model, load_processor, make_fast
 from llama_index_ziprerank.reranking.options import RankingOptions
 from llama_index_ziprerank.reranking.page_keys import CheckpointKey, PageFile, PageSource, checkpoint_key
 from llama_index_ziprerank.reranking.pruning import PruningMode
@@ -59,6 +60,11 @@ class ListwiseReranker:
         sides: Sequence[int] | None = None,
         batch_tokens: int | None = None,
     ) -> None:
+        """Take a model that is loaded already; its modules change in place, to compute the same faster (`make_fast`).
+
+        ``name`` is the model's own path by default; further arguments, and ValueError for sides, as `from_pretrained`.
+        """
+        make_fast(model, choose_attention=False)
         self.model = model.eval()
         self.processor = processor
         self.name = name or str(model.name_or_path)
@@ -76,7 +82,7 @@ class ListwiseReranker:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | Path,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         attn_implementation: str | None = None,
@@ -112,11 +118,10 @@ class ListwiseReranker:
                 read, or has a tokenizer, chat template or image processor that does not fit (`load_processor`); when
                 the device cannot do what ``quantization`` asks for.
         """
-        model = load_model(name_or_path, device, dtype, attn_implementation, quantization)
-        processor = load_processor(name_or_path)
-        return cls(
-            model, processor, name_or_path, cache=cache, skip_blank=skip_blank, sides=sides, batch_tokens=batch_tokens
-        )
+        name = str(name_or_path)
+        model = load_model(name, device, dtype, attn_implementation, quantization)
+        processor = load_processor(name)
+        return cls(model, processor, name, cache=cache, skip_blank=skip_blank, sides=sides, batch_tokens=batch_tokens)
 
     def encode_pages(self, images: Sequence[PageSource]) -> list[PageFeatures]:
         """Run the vision tower once for pages that several queries will ask about; `rerank` takes the outcome.

@@ -22,6 +22,7 @@ _ADVICE = {
     errno.EFBIG: "The system limits the size of files (ulimit -f). Raise it; what was there before is intact.",
     errno.EROFS: "An index is opened for writing: copy it to a disk that can be written.",
     errno.EACCES: "An index is opened for writing: take a folder that you may write to, or copy it to one.",
+    errno.ENAMETOOLONG: "Take a folder with a shorter name.",
     errno.EBUSY: "A place where a disk is mounted cannot be replaced: name a folder inside of it.",
     errno.EPERM: "An index is opened for writing: take a folder that you may write to, or copy it to one.",
 }

@@ -6,6 +6,7 @@ A process that is killed leaves the second one behind, and the next to open the 
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -197,7 +198,7 @@ class IndexFolder:
 
     def finish_replacing(self) -> None:
         """Put the new index in place, when a process was killed just before that; else do nothing."""
-        if (self._workplace / "old").exists():
+        if os.path.exists(self._workplace / "old"):  # false for a name so long that there can be none
             with self._in_workplace():
                 pass
 

@@ -1,4 +1,7 @@
-"""What a ``PageFilter`` means, in plain Python: both stores agree with it, and a copy of a page is chosen by it."""
+"""What a ``PageFilter`` means, in plain Python: both stores agree with it, and a copy of a page is chosen by it.
+
+Also what a store may give back for a value, since Qdrant does not keep the last digit of every fraction.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -37,7 +40,20 @@ def passes(content: dict[str, Any], page_filter: PageFilter) -> bool:
         return isinstance(value, list) and any(
             isinstance(one, dict) and passes(one, page_filter.filter) for one in value
         )
-    return any(_is_number(one) and _is_within(float(one), page_filter) for one in values)
+    bounds = page_filter.as_kept()
+    return any(_is_number(one) and _is_within(float(one), bounds) for one in values)
+
+
+def is_kept_as(value: Any, kept: Any) -> bool:
+    """Whether a store may give ``kept`` back for the JSON value ``value``."""
+    if isinstance(value, dict) and isinstance(kept, dict):
+        return value.keys() == kept.keys() and all(is_kept_as(value[key], kept[key]) for key in value)
+    if isinstance(value, list) and isinstance(kept, list):
+        return len(value) == len(kept) and all(map(is_kept_as, value, kept))
+    if isinstance(kept, float) and _is_number(value):
+        least, most = as_kept(value)
+        return least <= kept <= most
+    return _is_number(value) == _is_number(kept) and bool(value == kept)
 
 
 def below(step: str, page_filter: PageFilter) -> PageFilter:

@@ -232,7 +232,7 @@ def _translate(page_filter: PageFilter, words: Words, under: PayloadPath = ("pay
     if isinstance(page_filter, AnyOf):
         return _any_of(path, page_filter.values, words)
     if isinstance(page_filter, Range):
-        return words.within(path, page_filter)
+        return words.within(path, page_filter.as_kept())
     if isinstance(page_filter, IsEmpty):
         return words.empty(path)
     return words.element(path, _translate(page_filter.filter, words, under=()))

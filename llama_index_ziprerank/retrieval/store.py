@@ -90,7 +90,8 @@ class AnyOf:
 class Range:
     """The value is a number within all bounds that are given; a list matches when one of its elements does.
 
-    Numbers are compared as floats, so that a bound is no integer of 2**53 or beyond.
+    Numbers are compared as floats, so that a bound is no integer of 2**53 or beyond. A fraction that equals a bound up
+    to its last digit, as in ``AnyOf``, is the bound.
     """
 
     path: PayloadPath
@@ -106,6 +107,10 @@ class Range:
                     f"A range compares floats, which are not exact from 2**53 on, got the bound {bound}. "
                     "Ask for single integers of that size, or for smaller bounds."
                 )
+
+    def as_kept(self) -> "Range":
+        """Return the bounds between which a number lies when Qdrant gives it back."""
+        return Range(self.path, gt=_most(self.gt), gte=_least(self.gte), lt=_least(self.lt), lte=_most(self.lte))
 
 
 @dataclass(frozen=True)
@@ -218,8 +223,16 @@ def is_beyond_floats(number: Scalar) -> bool:
 
 def as_kept(number: float) -> tuple[float, float]:
     """Return between which bounds a number lies when Qdrant gives it back: of fractions the last bits may differ."""
-    off = 0.0 if float(number).is_integer() else 2 * math.ulp(number)
+    off = 0.0 if math.isinf(number) or float(number).is_integer() else 2 * math.ulp(number)
     return number - off, number + off
+
+
+def _least(number: float | None) -> float | None:
+    return None if number is None else as_kept(number)[0]
+
+
+def _most(number: float | None) -> float | None:
+    return None if number is None else as_kept(number)[1]
 
 
 def check_vectors(record_id: str, vectors: Vectors, width: int | None) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from indexed_pages import QUESTION, answers, files_in, read_pages, write_pdf
+from llama_index.core.schema import Document
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
 from llama_index_ziprerank.indices import ColPaliIndex
@@ -44,6 +45,21 @@ def test_copies_in_one_batch_are_both_known(encoder: MultiVectorEncoder, tmp_pat
     with ColPaliIndex.from_documents(read_pages(first, second), encoder) as index:
         assert _found_in(index, first) == _found_in(index, second) == sorted(page.id_ for page in read_pages(first))
         assert len(files_in(index.image_dir)) == 2
+
+
+@pytest.mark.parametrize("number", [123456789.123456789, [1700000000.4254441], 10**30 + 1])
+def test_copies_are_unchanged_whatever_a_store_makes_of_their_numbers(
+    encoder: MultiVectorEncoder, number: float | list[float]
+) -> None:
+    copies = [
+        Document(id_="page", text="Toner", metadata={"file_path": path, "n": {"deep": number}})
+        for path in ("a.pdf", "b.pdf")
+    ]
+    with ColPaliIndex.from_documents(copies, encoder) as index:
+        assert index.refresh_ref_docs(copies) == [False, False]
+        assert index.ref_doc_info["page"].metadata == copies[1].metadata
+        changed = Document(id_="page", text="Toner", metadata={"file_path": "a.pdf", "n": {"deep": 1}})
+        assert index.refresh_ref_docs([changed, copies[1]]) == [True, False]
 
 
 @pytest.mark.parametrize("deleted", [0, 1])

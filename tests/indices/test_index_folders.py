@@ -8,7 +8,7 @@ from llama_index.core.schema import Document, ImageDocument, TextNode
 
 from llama_index_ziprerank.indices import ColPaliIndex
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
-from llama_index_ziprerank.retrieval.store import StoredPage
+from llama_index_ziprerank.retrieval.store import StoredPage, StoreError
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "a\x00b", "ü" * 300, "CON", "x.png", "", "."])
@@ -73,6 +73,15 @@ def test_no_index_is_built_or_copied_into_another_which_would_take_it_along(
         with pytest.raises(ValueError, match="lies inside the index .*outer"):
             other.persist(tmp_path / "outer" / inside)
     assert not (tmp_path / "outer" / inside).exists()
+
+
+def test_an_index_may_have_the_longest_name_that_a_folder_can_have(encoder: MultiVectorEncoder, tmp_path: Path) -> None:
+    folder = tmp_path / ("i" * 255)
+    with ColPaliIndex.from_documents([Document(text="Toner")], encoder, persist_dir=folder) as index:
+        with pytest.raises(StoreError, match=r"\(File name too long\)\. Take a folder with a shorter name"):
+            index.persist(tmp_path / ("c" * 255))
+    with ColPaliIndex.load(folder, model=encoder) as index:
+        assert len(list(index.nodes())) == 1
 
 
 def test_an_index_json_of_something_else_above_is_in_nobodys_way(encoder: MultiVectorEncoder, tmp_path: Path) -> None:

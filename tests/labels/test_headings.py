@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+from pypdf import PdfWriter
+from pypdf.generic import DictionaryObject, NameObject, TextStringObject
 from tiny_manual import CHAPTERS, tiny_manual, write_pdf
 
 from llama_index_ziprerank.labels import label_manual
@@ -78,6 +80,33 @@ def test_a_heading_listed_twice_for_one_page_is_one_query() -> None:
 
 def test_a_heading_on_a_page_that_lists_is_no_query() -> None:
     assert verified_headings([Heading("Bar graphs", 1)], ["Bar graphs"], {1}) == []
+
+
+def test_the_outline_of_a_file_that_only_its_owner_may_change_is_read(tmp_path: Path) -> None:
+    writer = PdfWriter(clone_from=tiny_manual(tmp_path / "manual.pdf"))
+    writer.encrypt(user_password="", owner_password="owner", algorithm="AES-256")
+    writer.write(tmp_path / "locked.pdf")
+
+    assert read_outline(tmp_path / "locked.pdf") == read_outline(tmp_path / "manual.pdf") != []
+
+
+def test_an_outline_that_pypdf_stumbles_over_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    """A page without a number of its own, which poppler shows, and an outline of too many levels."""
+    writer = PdfWriter(clone_from=tiny_manual(tmp_path / "manual.pdf"))
+    pages = writer.root_object["/Pages"].get_object()["/Kids"]
+    pages[1] = DictionaryObject(pages[1].get_object())
+    writer.write(tmp_path / "unnumbered.pdf")
+    writer = PdfWriter(clone_from=tmp_path / "manual.pdf")
+    entry = writer.root_object["/Outlines"].get_object()
+    for _ in range(1500):
+        child = DictionaryObject({NameObject("/Title"): TextStringObject("Deeper")})
+        entry[NameObject("/First")] = writer._add_object(child)
+        entry = child
+    writer.write(tmp_path / "deep.pdf")
+
+    for name in ("unnumbered.pdf", "deep.pdf"):
+        with pytest.raises(PageError, match=rf"{name}: its outline cannot be read"):
+            read_outline(tmp_path / name)
 
 
 def test_a_damaged_outline_is_an_error_that_names_the_file(tmp_path: Path) -> None:

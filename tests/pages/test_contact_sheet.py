@@ -1,7 +1,9 @@
+from time import monotonic
+
 import pytest
 from PIL import Image
 
-from llama_index_ziprerank.pages.contact_sheet import COLUMNS, Tile, contact_sheet
+from llama_index_ziprerank.pages.contact_sheet import COLUMNS, Tile, contact_sheet, font, shorten
 
 
 def _tile(colour: str, size: tuple[int, int] = (300, 400), rank: int = 1, rank_before: int = 1) -> Tile:
@@ -44,6 +46,20 @@ def test_a_rank_that_changed_is_shown_otherwise_than_one_that_did_not() -> None:
 
 def test_a_title_longer_than_the_sheet_is_cut_and_does_not_widen_it() -> None:
     assert contact_sheet("why " * 500, [_tile("red")]).size == contact_sheet("why", [_tile("red")]).size
+
+
+@pytest.mark.parametrize("width", [1, 10, 100, 150, 10_000])
+def test_a_text_is_cut_by_as_little_as_fits(width: int) -> None:
+    text, face = "why is the toner low?", font(17)
+    shown = shorten(text, 17, width)
+    longer = f"{text[: len(shown)]}…"
+    assert shown in (text, "…") or face.getlength(shown) <= width < face.getlength(longer)
+
+
+def test_a_long_title_is_cut_in_no_time() -> None:
+    start = monotonic()
+    contact_sheet("why is the toner low? " * 1000, [_tile("red")])
+    assert monotonic() - start < 5  # a letter at a time it took a minute
 
 
 def test_a_sheet_without_pages_is_refused() -> None:

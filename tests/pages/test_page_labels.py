@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pypdf import PdfWriter
 
 from llama_index_ziprerank.pages.bounded import Bounds
 from llama_index_ziprerank.pages.labels import LabelError, read_labels
@@ -52,6 +53,14 @@ def test_labels_that_are_none_give_way_to_numbers(tmp_path: Path, tree: bytes) -
     assert labels(labelled(tmp_path / "odd.pdf", tree, 2)) == ["1", "2"]
 
 
+@pytest.mark.parametrize("algorithm", ["RC4-128", "AES-128", "AES-256"])
+def test_labels_of_an_encrypted_file_are_read(tmp_path: Path, algorithm: str) -> None:
+    writer = PdfWriter(clone_from=labelled(tmp_path / "book.pdf", b"<</Nums[0<</S/r>>]>>", 2))
+    writer.encrypt(user_password="", owner_password="owner", algorithm=algorithm)
+    writer.write(tmp_path / "locked.pdf")
+    assert labels(tmp_path / "locked.pdf") == ["i", "ii"]
+
+
 def test_a_file_that_pypdf_cannot_read_has_numbers_and_a_warning(tmp_path: Path) -> None:
     path = labelled(tmp_path / "odd.pdf", b"<</Nums[0<</S/r>>]>>", 2)
     path.write_bytes(path.read_bytes().replace(b"%PDF-1.7\n", b"%PDF-1.7\n%" + b"x" * 5000 + b"\n"))
@@ -65,6 +74,12 @@ def test_why_labels_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_labels(PdfFile(path, str(path), None, Bounds(60, 2048)), 5)
     with pytest.raises(LabelError, match=r"reading them took longer than 0\.001 s"):
         read_labels(PdfFile(path, str(path), None, Bounds(0.001, 2048)), 2)
+
+
+def test_a_file_that_may_hold_labels_and_holds_none_is_not_counted_by_pypdf(tmp_path: Path) -> None:
+    path = labelled(tmp_path / "book.pdf", b"<</Nums[0<</S/r>>]>>", 2)
+    path.write_bytes(path.read_bytes().replace(b"/PageLabels", b"/PageLayout"))
+    assert read_labels(PdfFile(path, str(path), None, Bounds(60, 2048)), 5) == [""] * 5
 
 
 def test_labels_beyond_the_first_mebibyte_of_the_file_are_found(tmp_path: Path) -> None:

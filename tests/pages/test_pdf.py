@@ -262,6 +262,12 @@ def test_a_page_missing_from_the_page_tree_is_reported(tmp_path: Path) -> None:
         list(read_pages(path, dpi=DPI))
 
 
+def test_a_page_without_a_size_is_not_called_missing(tmp_path: Path) -> None:
+    path = write(tmp_path / "empty.pdf", on_page_2(lambda writer, page: set_box(page, 100, 100, 100, 100)))
+    with pytest.warns(PageWarning, match=r"empty\.pdf, page 2: its size is absurd, 0 by 0 points"):
+        assert [page.text for page in read_pages(path, dpi=DPI, on_error="skip")] == ["Page 1 speaks", "Page 3 speaks"]
+
+
 def test_a_file_of_broken_pages_only_is_refused_even_when_skipping(tmp_path: Path) -> None:
     def shrink(writer: PdfWriter) -> None:
         for page in writer.pages:

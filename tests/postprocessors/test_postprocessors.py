@@ -3,6 +3,7 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,17 @@ def test_every_copy_sees_pages_as_the_reranker_does(reranker: ListwiseReranker) 
 def test_how_a_given_reranker_sees_pages_cannot_be_asked_for(reranker: ListwiseReranker, field: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=next(iter(field))):
         ZipRerankPostprocessor.from_reranker(reranker, **field)
+
+
+def test_a_given_reranker_without_a_folder_keeps_features_in_the_one_asked_for(
+    reranker: ListwiseReranker, nodes: list[NodeWithScore], tmp_path: Path
+) -> None:
+    own = ListwiseReranker(reranker.model, reranker.processor, reranker.name)
+    postprocessor = ZipRerankPostprocessor.from_reranker(own, cache_dir=str(tmp_path / "first"))
+    postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    assert len(list(tmp_path.glob("first/**/*.safetensors"))) == len(nodes)
+    ZipRerankPostprocessor.from_reranker(own, cache_dir=str(tmp_path / "second"))
+    assert own.cache is not None and own.cache.folder == tmp_path / "first"
 
 
 @pytest.mark.parametrize(

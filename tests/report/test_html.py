@@ -180,3 +180,12 @@ def test_a_question_that_no_file_can_hold_is_written_all_the_same(explanation: E
     write_report(_everywhere(explanation, "half a pair: \ud83d"), tmp_path / "report.html")
 
     assert "half a pair: " in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_of_a_reranker_in_a_folder_only_the_name_is_shown(explanation: Explanation, tmp_path: Path) -> None:
+    (tmp_path / "my-reranker").mkdir()
+
+    page = render_report(replace(explanation, model=str(tmp_path / "my-reranker")))
+
+    assert "<b>my-reranker</b>" in page and str(tmp_path) not in page
+    assert "<b>owner/name</b>" in render_report(replace(explanation, model="owner/name"))

@@ -81,3 +81,12 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Any, report: Path)
     page.close()
 
     assert width <= 360
+
+
+def test_on_a_narrow_screen_the_table_of_candidates_keeps_names_legible(browser: Any, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 700})
+    page.goto(report.as_uri())
+    width = page.locator("td.zr-page").first.bounding_box()["width"]
+    page.close()
+
+    assert width >= 180

@@ -77,9 +77,11 @@ def test_the_first_stage_moves_pages_as_far_as_its_weight_says(
     fused = reranker.rerank("axis", pages[:8], first_stage_scores=scores, first_stage_weight=1)
     assert fused.logits == alone.logits
     assert fused.order == sorted(range(8), key=lambda i: -fuse(alone.logits, standardised(scores), 1)[i]) != alone.order
-    ruled = reranker.rerank("axis", pages[:8], first_stage_scores=scores, first_stage_weight=1000)
-    assert ruled.order == list(range(7, -1, -1))
-    assert [ruled.scores[i] for i in ruled.order] == sorted(ruled.scores, reverse=True)
+    for weight in (1000, 1e40):
+        ruled = reranker.rerank("axis", pages[:8], first_stage_scores=scores, first_stage_weight=weight)
+        assert ruled.order == list(range(7, -1, -1))
+        assert [ruled.scores[i] for i in ruled.order] == sorted(ruled.scores, reverse=True)
+        assert sum(ruled.scores) == pytest.approx(1)
 
 
 def test_of_two_pages_the_model_decides(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3VLForConditionalGeneration
 
 from llama_index_ziprerank.checkpoints import resolve_reranker
 from llama_index_ziprerank.reranking import ListwiseReranker
@@ -60,6 +61,18 @@ def test_the_tower_can_attend_otherwise_than_the_language_model(checkpoint: Path
 def test_an_unknown_precision_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="float17"):
         ListwiseReranker.from_pretrained(str(checkpoint), "cpu", "float17")
+
+
+def test_a_model_that_transformers_loaded_ranks_too(pages: list[Image.Image]) -> None:
+    reranker = ListwiseReranker.from_pretrained(str(CHECKPOINT), "cpu")
+    model = Qwen3VLForConditionalGeneration.from_pretrained(CHECKPOINT, dtype="float32")
+    own = ListwiseReranker(model, reranker.processor)
+    assert own.name == str(CHECKPOINT)
+    assert own.rerank("axis", pages[:3]) == reranker.rerank("axis", pages[:3])
+
+
+def test_a_folder_may_be_a_path(checkpoint: Path) -> None:
+    assert ListwiseReranker.from_pretrained(checkpoint, "cpu").name == str(checkpoint)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

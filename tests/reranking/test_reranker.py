@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llama_index_ziprerank.reranking import ListwiseReranker, Ranking, RerankMemoryError
+from llama_index_ziprerank.reranking import ListwiseReranker, PageFeatures, Ranking, RerankMemoryError
 from llama_index_ziprerank.reranking.windows import seeded_permutations
 
 
@@ -17,6 +17,15 @@ def test_one_window_scores_by_the_softmax_of_its_logits(reranker: ListwiseRerank
     assert ranking.scores == pytest.approx(torch.tensor(ranking.logits).softmax(0).tolist())
     assert [ranking.logits[i] for i in ranking.order] == sorted(ranking.logits, reverse=True)
     assert ranking.window_of == [0] * 20
+
+
+def test_scores_do_not_depend_on_torchs_default_precision(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
+    expected = reranker.rerank("axis", pages[:5])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert reranker.rerank("axis", pages[:5]) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize(("keep_ratio", "pruning"), [(1.0, "prompt"), (0.5, "prompt"), (0.5, "query")])
@@ -150,6 +159,12 @@ def test_bad_requests_say_what_came(reranker: ListwiseReranker, pages: list[Imag
         reranker.rerank("axis", pages[:2], strategy=unknown)
     with pytest.raises(ValueError, match="permutations is 1 to 64.*got 0"):
         reranker.rerank("axis", pages[:2], permutations=0)
+
+
+def test_pages_that_another_reranker_has_read_are_named(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:
+    wide = PageFeatures(torch.zeros(4, 256), (), (1, 4, 4))
+    with pytest.raises(ValueError, match=r"page 1 of the given list .* are 256 numbers wide, this model reads 96"):
+        reranker.rerank("axis", [pages[0], wide])
 
 
 def test_running_out_of_memory_says_what_to_lower(reranker: ListwiseReranker, pages: list[Image.Image]) -> None:

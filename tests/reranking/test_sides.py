@@ -72,6 +72,12 @@ def test_an_image_processors_bounds_are_those_of_its_own_side(
     assert pixel_bounds(with_own_side.processor, 896)["longest_edge"] == 4 * size["longest_edge"]
 
 
+def test_a_checkpoints_side_may_be_left_open(with_own_side: ListwiseReranker, tmp_path: Path) -> None:
+    own = tmp_path / "processor_config.json"
+    own.write_text(own.read_text().replace('"page_side": 448', '"page_side": null'))
+    assert ListwiseReranker.from_pretrained(str(tmp_path), device="cpu").sides == (1024,)
+
+
 @pytest.mark.parametrize("side", [10, 1280.5, "large", 100_000])
 def test_a_checkpoints_side_that_no_page_has_is_refused(
     with_own_side: ListwiseReranker, side: object, tmp_path: Path

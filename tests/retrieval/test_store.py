@@ -1,5 +1,6 @@
 """One contract for both stores: what is added is found exactly as a loop over all pages would find it."""
 
+import math
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from qdrant_client import QdrantClient
 from stored_pages import WIDTH, ids, record, vectors
 
 from llama_index_ziprerank.retrieval.edge import EdgeStore
-from llama_index_ziprerank.retrieval.matching import passes
+from llama_index_ziprerank.retrieval.matching import is_kept_as, passes
 from llama_index_ziprerank.retrieval.qdrant import QdrantStore
 from llama_index_ziprerank.retrieval.store import (
     AllMatch,
@@ -243,6 +244,28 @@ def test_a_fraction_is_found_though_a_store_may_keep_it_a_bit_less_exactly(new_s
     store = new_store()
     store.add([record(1, time=time), record(2, time=time * (1 + 1e-14))])
     assert ids(store, AnyOf(("time",), (time,))) == ["page 1"]
+
+
+@pytest.mark.parametrize("time", [1700000000.4254441, 1700000000.5444763, 123456789.123456789])
+def test_a_fraction_lies_within_its_own_bounds_though_a_store_may_keep_it_a_bit_less_exactly(
+    new_store: NewStore, time: float
+) -> None:
+    store, path = new_store(), ("time",)
+    store.add([record(1, time=time)])
+    bounds = [Range(path, gte=time), Range(path, lte=time), Range(path, gt=time), Range(path, lt=time)]
+    assert [ids(store, one) for one in bounds] == [["page 1"], ["page 1"], [], []]
+    assert [passes({"time": time}, one) for one in bounds] == [True, True, False, False]
+    assert ids(store, Range(path, gt=-math.inf, lt=math.inf)) == ["page 1"]
+
+
+def test_what_a_store_may_give_back_is_told_from_other_values(new_store: NewStore) -> None:
+    values = [None, True, 1, 3.0, "1", 1700000000.4254441, 2**60, 2**60 + 1, [], [1, [0.1 + 0.2]], {}, {"a": 1 / 3}]
+    store = new_store()
+    store.add([record(1, values=values)])
+    [page] = store.fetch(["page 1"])
+    for place, value in enumerate(values):
+        matching = [is_kept_as(value, kept) for kept in page.payload["values"]]
+        assert matching == [other == place for other in range(len(values))]
 
 
 @pytest.mark.parametrize("size", [2**53, -(2**53), 2**63 - 2])

@@ -36,6 +36,14 @@ def test_a_torn_last_row_is_removed_and_asked_again(tmp_path: Path, cut: int) ->
     assert to.read_bytes() == first + second
 
 
+def test_a_file_that_is_being_written_is_not_opened_a_second_time(tmp_path: Path) -> None:
+    """Two runs would ask, and pay for, every query twice."""
+    with LabelFile(tmp_path / "labels.jsonl"), pytest.raises(ValueError, match="Another process is at work"):
+        LabelFile(tmp_path / "labels.jsonl")
+
+    LabelFile(tmp_path / "labels.jsonl").__exit__(None, None, None)
+
+
 def test_half_a_character_in_an_answer_is_kept_as_json_spells_it(tmp_path: Path) -> None:
     [query] = read_queries(write_queries(tmp_path / "queries.jsonl", 1))
     with LabelFile(tmp_path / "labels.jsonl") as labels:
@@ -99,9 +107,12 @@ def test_a_file_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path) 
         ("A page about Bees and Cats", []),
         ("[1] > [2]", []),
         ("", []),
+        ("First I thought A > B > C > D. Final: [C] > [A] > [B]", [2, 0, 1]),  # D is no candidate
+        ("[A] > [B], not [C] > [D] > [E]", [0, 1]),
+        (r"\[B\] > \[A\] > \[C\]", [1, 0, 2]),
     ],
 )
-def test_an_order_is_read_from_the_longest_chain_of_letters(text: str, order: list[int]) -> None:
+def test_an_order_is_read_from_the_chain_that_names_most_candidates(text: str, order: list[int]) -> None:
     assert read_order(text, 3) == order
 
 

@@ -125,6 +125,12 @@ def _documents_with_rows(
     wanted = [document for document in documents if waiting & {question.id for question in document.questions}]
     wanted.sort(key=lambda document: rows_of(document, level))
     spans = [rows_of(document, level) for document in wanted]
+    for number, (document, (first, last)) in enumerate(zip(wanted, spans, strict=True)):
+        if last < first or (number and first <= spans[number - 1][1]):
+            raise ValueError(
+                f"{path}: {document.name!r} has questions and the rows {first} to {last}; wanted is at least one row, "
+                "and none of another document. Correct the annotations, or leave the document out."
+            )
     for document, rows in zip(wanted, stream_spans(open_rows(path, level, spans), level, spans), strict=True):
         strangers = {row["doc_name"] for row in rows} - {document.name}
         if strangers:

@@ -22,7 +22,17 @@ This is one page of a document. Write {count} questions that a reader of the doc
 answers. Ask about what is particular to this page: its subject, its figures, its tables. Do not mention the page, the \
 document or the picture in a question. Write each question on a line of its own, and nothing else."""
 
-_NUMBERING = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):]?)\s+")
+_NUMBERING = re.compile(r"^\s*(?:[-*•]\s+)?(?:\(?\d+(?:[.):]\s+|[．、]\s*))?")
+"""A bullet, a number with its sign: "24 V relays: which fuse?" begins with neither."""
+
+_AROUND = " \t*_`\"'“”„‟«»「」"
+"""Quotation marks, and Markdown's bold and code."""
+
+_MARKS = ("?", "？", "؟", "か。")
+"""Question marks, and the particle that Japanese may end a question with instead."""
+
+_WORD = re.compile(r"[぀-ヿ㐀-鿿]|[^\W぀-ヿ㐀-鿿]+")
+"""A word, or one sign of Chinese and Japanese, which have no spaces."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +148,8 @@ async def written_questions(
 
 def read_lines(text: str, count: int) -> list[str]:
     """Read up to `count` questions, one a line; UnreadableAnswerError when there is none."""
-    lines = [" ".join(_NUMBERING.sub("", line).split()) for line in text.splitlines()]
-    questions = [line for line in lines if len(line.split()) >= 3 and line.endswith("?")]
+    lines = [" ".join(_NUMBERING.sub("", line.strip(_AROUND)).strip(_AROUND).split()) for line in text.splitlines()]
+    questions = [line for line in lines if len(_WORD.findall(line)) >= 3 and line.endswith(_MARKS)]
     if not questions:
         raise UnreadableAnswerError(f"the answer holds no question: {text!r:.200}")
     return questions[:count]

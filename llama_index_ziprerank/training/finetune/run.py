@@ -35,6 +35,7 @@ from llama_index_ziprerank.training.finetune.settings import (
     time_limit,
 )
 from llama_index_ziprerank.training.finetune.text_teacher import TextTeacher, candidate_words
+from llama_index_ziprerank.training.hold import hold
 from llama_index_ziprerank.training.metrics import metrics_table
 from llama_index_ziprerank.training.recipes import Stage2
 from llama_index_ziprerank.training.run import train
@@ -70,12 +71,16 @@ def finetune(
     Raises:
         PageError: when a PDF cannot be read or is too short.
         FileNotFoundError: when a model does not exist.
-        ValueError: when no questions can be made, a setting cannot be used, or the output folder holds other work.
+        ValueError: when no questions can be made, a setting cannot be used, or the output folder holds other work, or
+            that of another process.
         TeacherStoppedError: when the model that sees pages fails too often.
         CheckpointError, OSError: when something cannot be written.
     """
+    helpers = helpers or Helpers()
     try:
-        return _finetune(pdfs, settings, track, helpers or Helpers(), say)
+        with check_output(pdfs, settings, helpers).open("r+b") as told:
+            hold(told, settings.output)
+            return _finetune(pdfs, settings, track, helpers, say)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -96,7 +101,6 @@ def _finetune(
     flush_denormals()
     clock = Clock(time_limit(settings))
     work = settings.output / WORK
-    check_output(pdfs, settings, helpers)
     image = page_opener(work / "pages")
     documents = [read_document(path, work / "pages", track) for path in pdfs]
     learned, held = hold_out(_questions(documents, settings, helpers, track), settings.held_out, settings.seed)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
+from llama_index_ziprerank.labels.headings import read_outline
 from llama_index_ziprerank.pages.pdf import read_pages
 from llama_index_ziprerank.reranking.loading import needs_float32
 from llama_index_ziprerank.training.finetune.documents import write_whole
@@ -144,16 +145,18 @@ def time_limit(settings: Settings) -> float:
     return 0.0 if torch.cuda.is_available() else CPU_MINUTES
 
 
-def check_output(pdfs: Sequence[Path], settings: Settings, helpers: Helpers) -> None:
-    """Raise ValueError unless the output folder is empty, or holds the beginning of this very fine-tuning.
+def check_output(pdfs: Sequence[Path], settings: Settings, helpers: Helpers) -> Path:
+    """Return the file that says what the output folder holds; written where the folder is empty.
 
     Raises:
         PageError: when a PDF cannot be read.
+        ValueError: when the folder holds something else than the beginning of this very fine-tuning.
     """
     if len({path.stem for path in pdfs}) < len(pdfs):
         raise ValueError(f"Each PDF needs a name of its own, got {', '.join(map(str, pdfs))}. Rename one.")
     for path in pdfs:
         read_pages(path)  # opens it: a wrong file must not claim the folder
+        read_outline(path)
     told = settings.output / WORK / "settings.json"
     files = [[path.name, path.stat().st_size] for path in pdfs if path.is_file()]
     chosen = {key: value for key, value in asdict(settings).items() if key not in ("output", "minutes")}
@@ -165,9 +168,10 @@ def check_output(pdfs: Sequence[Path], settings: Settings, helpers: Helpers) -> 
                 f"{str(settings.output)!r} holds a fine-tuning with other {', '.join(differing)}. Name another folder, "
                 "or run it with what it was begun with."
             )
-        return
+        return told
     if settings.output.is_dir() and any(settings.output.iterdir()):
         raise ValueError(f"The output folder {str(settings.output)!r} is not empty. Name another.")
     stage2_recipe(settings)  # a wrong field is said before a page is read
     told.parent.mkdir(parents=True, exist_ok=True)
     write_whole(told, json.dumps(wanted, indent=2))
+    return told

@@ -33,13 +33,10 @@ RetryRule: TypeAlias = Callable[[BaseException], float | None]
 def read_order(text: str, n: int) -> list[int]:
     """Read the candidates that an answer names, best first, each once; it may miss some, or all.
 
-    The longest chain counts, ``"[B] > [A]"``, ``"B > A"`` or ``"**[B]** > **[A]**"``, the last of equals: a model may
-    mention pages before it ranks them. Ties, ``"[B] = [A] > [C]"``, are read as they stand. Without a chain, the
-    letters in brackets count in the order in which they stand.
+    The chain that names most candidates counts, ``"[B] > [A]"``, ``"B > A"`` or ``"**[B]** > **[A]**"``, the last of
+    equals: a model may mention pages before it ranks them. Ties, ``"[B] = [A] > [C]"``, are read as they stand. Without
+    a chain, the letters in brackets count in the order in which they stand.
     """
-    text = re.sub("[*`]", "", text)  # Markdown's bold and code
-    chains = [chain for chain in _CHAIN.findall(text) if ">" in chain]
-    if chains:
-        text = max(reversed(chains), key=lambda chain: chain.count(">") + chain.count("="))
-        text = re.sub(r"\[?([A-Z])\]?", r"[\1]", text)
-    return parse_permutation(text, n)
+    text = re.sub(r"[*`\\]", "", text)  # Markdown's bold and code, and what it takes for brackets: \[B\]
+    chains = [re.sub(r"\[?([A-Z])\]?", r"[\1]", chain) for chain in _CHAIN.findall(text) if ">" in chain]
+    return max((parse_permutation(chain, n) for chain in reversed(chains or [text])), key=len)

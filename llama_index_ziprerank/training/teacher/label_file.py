@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from llama_index_ziprerank.training.hold import hold
 from llama_index_ziprerank.training.teacher.queries import Id, TeacherQuery
 
 LABEL_COLUMNS = (
@@ -30,12 +31,13 @@ class LabelFile:
         """Open or begin the file; a last line that an interruption cut off is removed.
 
         Raises:
-            ValueError: a line is no row of rankings.
+            ValueError: a line is no row of rankings, or another process writes this file: both would pay for a query.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._file = path.open("a+b")
         try:
+            hold(self._file, path)
             self._repair_end()
             self._labelled = dict(self._read())
         except BaseException:

@@ -163,3 +163,15 @@ def test_a_run_is_named_by_its_content(tmp_path: Path) -> None:
 def test_a_level_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="page, layout"):
         Settings(level="word")
+
+
+@pytest.mark.parametrize("rows", [[4, 3], [1, 6]])
+def test_a_document_with_questions_and_without_rows_of_its_own_is_named(tmp_path: Path, rows: list[int]) -> None:
+    folder = write_mmdocir(tmp_path / "mmdocir")
+    path = folder / "MMDocIR_annotations.jsonl"
+    documents = [json.loads(line) for line in path.read_text().splitlines()]
+    documents[0]["layout_indices"] = rows
+    path.write_text("".join(f"{json.dumps(document)}\n" for document in documents))
+
+    with pytest.raises(ValueError, match=f"has questions and the rows {rows[0]} to {rows[1]}; wanted is at least one"):
+        evaluate_mmdocir(folder, _settings("layout"), lambda images, queries, top_k: {}, tmp_path / "to")

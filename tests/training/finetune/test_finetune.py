@@ -16,6 +16,8 @@ import typer
 from click.testing import Result
 from llm_server import LLMServer, Reply
 from PIL import Image
+from pypdf import PdfWriter
+from pypdf.generic import DictionaryObject
 from tiny_manual import CHAPTERS, write_pdf
 from training_lists import weights_of
 from typer.testing import CliRunner
@@ -28,6 +30,7 @@ from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.training.finetune import run
 from llama_index_ziprerank.training.finetune.lists import write_lists
 from llama_index_ziprerank.training.finetune.plan import Clock, StopInTime
+from llama_index_ziprerank.training.hold import hold
 from llama_index_ziprerank.training.run import train
 from llama_index_ziprerank.training.teacher import LabelFile, TeacherQuery
 
@@ -168,10 +171,22 @@ def test_an_output_folder_is_not_shared(finetune: Finetune, manual: Path, tmp_pa
     assert "is not empty. Name another" in str(done.exception)
 
 
-def test_a_wrong_file_does_not_claim_the_output_folder(tmp_path: Path) -> None:
+def test_two_runs_do_not_work_in_one_output_folder_at_the_same_time(finetune: Finetune, tmp_path: Path) -> None:
+    assert isinstance(finetune("--minutes", "0.001").exception, ValueError)  # leaves what it has read
+    with (tmp_path / "out" / "work" / "settings.json").open("rb") as told:
+        hold(told, tmp_path / "out")
+        assert re.search("Another process is at work on .*out", str(finetune().exception))
+    assert finetune().exit_code == 0
+
+
+def test_a_wrong_file_does_not_claim_the_output_folder(manual: Path, tmp_path: Path) -> None:
+    writer = PdfWriter(clone_from=manual)
+    pages = writer.root_object["/Pages"].get_object()["/Kids"]
+    pages[1] = DictionaryObject(pages[1].get_object())  # poppler shows it, pypdf cannot number it
+    writer.write(tmp_path / "outline.pdf")
     page = tmp_path / "page.html"
     page.write_text("<!doctype html>")
-    for name in ("page.html", "nowhere.pdf"):
+    for name in ("page.html", "nowhere.pdf", "outline.pdf"):
         done = CliRunner().invoke(_app(), [str(tmp_path / name), "--output", str(tmp_path / "out")])
         assert f"{name}: " in str(done.exception)
         assert not (tmp_path / "out").exists()

@@ -100,6 +100,28 @@ def test_questions_are_read_line_by_line() -> None:
         read_lines("I cannot read this.", 3)
 
 
+@pytest.mark.parametrize(
+    ("written", "questions"),
+    [
+        (
+            "1. 主軸の回転数はどこで設定しますか？\n2．電池はどう廃棄しますか。",
+            ["主軸の回転数はどこで設定しますか？", "電池はどう廃棄しますか。"],
+        ),
+        ("**What is the pressure?**\n2. **How is it reset?**", ["What is the pressure?", "How is it reset?"]),
+        ("- „Wie wird das Getriebe geschmiert?“", ["Wie wird das Getriebe geschmiert?"]),
+        ("ما هو ضغط المضخة؟", ["ما هو ضغط المضخة؟"]),
+        (
+            "24 V relays: which fuse is it?\n3.5 mm plugs fit where?",
+            ["24 V relays: which fuse is it?", "3.5 mm plugs fit where?"],
+        ),
+    ],
+)
+def test_questions_are_read_in_other_scripts_in_bold_in_quotes_and_with_numbers_of_their_own(
+    written: str, questions: list[str]
+) -> None:
+    assert read_lines(written, 5) == questions
+
+
 async def test_a_page_without_questions_is_not_asked_about_again(tmp_path: Path) -> None:
     """Else all later questions had other numbers, under which their rankings would not be found."""
     asked: list[str] = []
