@@ -72,7 +72,7 @@ def _keep(page: Any, keep_ratio: float) -> None:
     field = page.get_by_label("number input for Keep ratio")
     field.fill(str(keep_ratio))
     field.press("Tab")
-    page.locator(".zr-latest td").first.get_by_text(f"{keep_ratio:.2f}", exact=True).wait_for()
+    page.locator(".zr-latest td").first.get_by_text(f"{keep_ratio:.3g}", exact=True).wait_for()
 
 
 def test_a_question_shows_the_best_pages_with_heat_maps(page: Any) -> None:
