@@ -78,15 +78,26 @@ def test_one_command_makes_a_reranker_and_a_table_before_and_after(
     assert sorted(ListwiseReranker.from_pretrained(str(out), device="cpu").rerank("grid", [page, page]).order) == [0, 1]
 
 
-def test_what_training_changed_is_told_without_the_extra_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("llama_index_ziprerank.evaluation")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ir_measures", None)
+def test_what_training_changed_is_told() -> None:
     before, after = ({"q": {"recall@1": value}} for value in (0.0, 1.0))
     result = run.Finetuned(Path(), {"before training": before, "after training": after}, lists=1, questions=1)
     assert _gain(result) == "recall@1 changed by +100.0 points, 95 % interval [+100.0, +100.0]"
     worse = replace(result, figures={"before training": after, "after training": before})
     assert _gain(worse).endswith("[-100.0, -100.0]: it ranks worse now. Keep the model that it began with.")
+
+
+def test_what_training_changed_is_told_without_the_extra_for_evaluation() -> None:
+    program = (
+        "import sys\nsys.modules['ir_measures'] = None\n"
+        "from pathlib import Path\n"
+        "from llama_index_ziprerank.cli.finetune import _gain\n"
+        "from llama_index_ziprerank.training.finetune.run import Finetuned\n"
+        "figures = {'before training': {'q': {'recall@1': 0.0}}, 'after training': {'q': {'recall@1': 1.0}}}\n"
+        "print(_gain(Finetuned(Path(), figures, lists=1, questions=1)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith("recall@1 changed by +100.0 points")
 
 
 def test_answers_with_line_separators_of_unicode_become_lists(tmp_path: Path) -> None:
