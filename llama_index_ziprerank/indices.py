@@ -120,7 +120,7 @@ class ColPaliIndex:
     def from_documents(
         cls,
         documents: Iterable[Document],
-        model: str | MultiVectorEncoder = "nano",
+        model: str | Path | MultiVectorEncoder = "nano",
         persist_dir: str | Path | None = None,
         store: PageStore | None = None,
         show_progress: bool = False,
@@ -182,7 +182,7 @@ class ColPaliIndex:
         cls,
         persist_dir: str | Path,
         *,
-        model: str | MultiVectorEncoder | None = None,
+        model: str | Path | MultiVectorEncoder | None = None,
         store: PageStore | None = None,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,

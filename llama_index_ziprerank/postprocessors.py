@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from warnings import warn
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from llama_index.core.bridge.pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -104,7 +104,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
 
     model_config = ConfigDict(extra="forbid")  # a field that is misspelt would be its default
 
-    model: str = Field(
+    model: Annotated[str, BeforeValidator(lambda name: str(name) if isinstance(name, Path) else name)] = Field(
         default="mtri-admin/ZipRerank",
         description='Reranker: "nano" (ships with the package), a folder, or a name on the Hugging Face Hub.',
     )

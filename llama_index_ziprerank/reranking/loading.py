@@ -12,6 +12,7 @@ from llama_index_ziprerank.checkpoints import check_folder, resolve_reranker
 from llama_index_ziprerank.elementwise import use_fewer_passes
 from llama_index_ziprerank.reranking.inputs import build_ranking_prompt, own_side
 from llama_index_ziprerank.reranking.last_layer import use_last_layer_at_read_position
+from llama_index_ziprerank.reranking.options import RankingOptions
 from llama_index_ziprerank.reranking.permutation import WINDOW_SIZE
 from llama_index_ziprerank.reranking.quantization import Quantization, check_quantization, quantize
 from llama_index_ziprerank.vision import use_batched_attention, use_linear_patch_embedding
@@ -35,6 +36,7 @@ def load_model(
     check_quantization(quantization)
     path = resolve_reranker(name_or_path)
     config = _checked_config(name_or_path, path)
+    RankingOptions.decide(config)
     device = torch.device(device if device is not None else default_device())
     if dtype is None:
         dtype = "float32" if device.type == "cpu" else "auto"

@@ -43,6 +43,8 @@ class RankingOptions:
         cls(**wanted)
         own = {name: value for name in OWN if (value := getattr(config, name, None)) is not None}
         try:
+            if booleans := [name for name in own if isinstance(own[name], bool)]:
+                raise TypeError(f"{booleans[0]} is true or false")
             return cls(**{**own, **wanted})
         except (TypeError, ValueError) as error:
             raise ValueError(

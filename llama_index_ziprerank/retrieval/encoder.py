@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from math import isqrt
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -73,7 +74,7 @@ class MultiVectorEncoder:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | Path,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
         *,
@@ -85,13 +86,14 @@ class MultiVectorEncoder:
         cpu and to the checkpoint's own elsewhere. ``pool_factor`` > 1 merges similar vectors of a page, leaving about
         one in ``pool_factor`` (hierarchical token pooling, arXiv:2409.14683); questions are never pooled.
         """
+        name = str(name_or_path)
         device = device or _best_device()
         dtype = dtype or (torch.float32 if device == "cpu" else "auto")
-        family, model, processor = load(name_or_path, device, dtype)
+        family, model, processor = load(name, device, dtype)
         use_linear_patch_embedding(model)
         use_batched_attention(model)
         use_fewer_passes(model)
-        return cls(name_or_path, family, model, processor, pool_factor=pool_factor)
+        return cls(name, family, model, processor, pool_factor=pool_factor)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -19,7 +19,7 @@ from llama_index_ziprerank.retrieval.store import PageStore, StoreError
 
 
 def load_encoder(
-    model: str | MultiVectorEncoder, device: str | None, dtype: torch.dtype | str | None, pool_factor: int
+    model: str | Path | MultiVectorEncoder, device: str | None, dtype: torch.dtype | str | None, pool_factor: int
 ) -> MultiVectorEncoder:
     """Load a model by its name; one that is loaded is returned as it is."""
     if isinstance(model, MultiVectorEncoder):
@@ -27,9 +27,9 @@ def load_encoder(
     return MultiVectorEncoder.from_pretrained(model, device, dtype, pool_factor=pool_factor)
 
 
-def describe(model: str | MultiVectorEncoder, encoder: MultiVectorEncoder, *, has_vectors: bool) -> Manifest:
+def describe(model: str | Path | MultiVectorEncoder, encoder: MultiVectorEncoder, *, has_vectors: bool) -> Manifest:
     """Return the manifest of an index that is built with this model."""
-    name = encoder.name if isinstance(model, MultiVectorEncoder) else model
+    name = encoder.name if isinstance(model, MultiVectorEncoder) else str(model)
     if resolve_retriever(name) == name and Path(name).is_dir():
         name = str(Path(name).absolute())  # found from anywhere
     return Manifest(name, encoder.family, encoder.fingerprint, encoder.pool_factor, has_vectors)

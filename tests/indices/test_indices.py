@@ -175,6 +175,12 @@ def test_an_index_refuses_another_model_by_both_names(encoder: MultiVectorEncode
         ColPaliIndex.from_documents([], other, tmp_path / "index", device="cpu")
 
 
+def test_a_model_may_be_a_path(model: str, tmp_path: Path) -> None:
+    ColPaliIndex.from_documents([], Path(model), tmp_path / "index", device="cpu").close()
+    with ColPaliIndex.load(tmp_path / "index", model=Path(model), device="cpu") as index:
+        assert index.encoder.name == model
+
+
 def test_pooling_is_remembered(model: str, tmp_path: Path) -> None:
     documents = read_pages(write_pdf(tmp_path / "a.pdf", 1))
     ColPaliIndex.from_documents(documents, model, tmp_path / "index", device="cpu", pool_factor=3).close()

@@ -192,6 +192,10 @@ def test_the_model_is_loaded_on_first_use(nodes: list[NodeWithScore]) -> None:
         missing.postprocess_nodes(nodes, query_str=QUERY)
 
 
+def test_a_model_may_be_a_path() -> None:
+    assert ZipRerankPostprocessor(model=Path("a") / "b").model == "a/b"  # type: ignore[arg-type]
+
+
 def test_many_first_calls_load_one_model(nodes: list[NodeWithScore]) -> None:
     postprocessor = ZipRerankPostprocessor(model=str(PARITY / "checkpoint"), device="cpu", top_n=2)
     loaded = {id(postprocessor._reranker()) for _ in range(3)}

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,17 @@ def test_a_model_that_transformers_loaded_ranks_too(pages: list[Image.Image]) ->
 
 def test_a_folder_may_be_a_path(checkpoint: Path) -> None:
     assert ListwiseReranker.from_pretrained(checkpoint, "cpu").name == str(checkpoint)
+
+
+@pytest.mark.parametrize("choice", [{"keep_ratio": 2}, {"pruning": "letters"}, {"first_stage_weight": True}], ids=str)
+def test_a_checkpoint_that_chooses_what_cannot_be_is_refused_before_its_weights(
+    checkpoint: Path, choice: dict[str, Any]
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | choice))
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=rf"config\.json.*{next(iter(choice))}"):
+        ListwiseReranker.from_pretrained(checkpoint, "cpu")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

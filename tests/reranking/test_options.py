@@ -38,12 +38,14 @@ def test_a_checkpoint_may_choose_and_is_overruled() -> None:
         ("first_stage_weight", -1),
         ("first_stage_weight", "much"),
         ("first_stage_weight", float("nan")),
+        ("first_stage_weight", True),
+        ("keep_ratio", True),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused_by_its_place(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"config\.json.*{name}"):
         RankingOptions.decide(PreTrainedConfig(**{name: value}))
-    if not isinstance(value, str) or name == "pruning":
+    if not isinstance(value, str | bool) or name == "pruning":
         with pytest.raises(ValueError, match=f"^{name}"):
             RankingOptions.decide(PreTrainedConfig(**OWN), **{name: value})
 
