@@ -8,6 +8,7 @@ neither its memory nor the time of the pdfinfo that it runs before each page.
 import os
 import re
 import shutil
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ _HARMLESS = ("Syntax Warning", "Config Error")
 _QUOTED = 200  # letters of a complaint
 _REASONS = 3  # complaints in one message
 _PPM_HEADER = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
+_LIGATURES = {number: unicodedata.normalize("NFKC", chr(number)) for number in range(0xFB00, 0xFB07)}
+"""One sign in some text layers, where a search would look for two or three letters: ff, fi, fl, ffi, ffl, st."""
 _MOST_OUTPUT = 16 * MIB  # of pdfinfo and pdftotext: a page of text has some KiB
 
 
@@ -114,7 +117,7 @@ def inspect(pdf: PdfFile, *, max_pages: int) -> PdfInfo:
 
 
 def page_text(pdf: PdfFile, number: int) -> tuple[str, list[str]]:
-    """Return the text layer of a page in reading order, and poppler's complaints.
+    """Return the text layer of a page in reading order, ligatures as letters, and poppler's complaints.
 
     Raises:
         BrokenPageError: pdftotext failed or exceeded its bounds.
@@ -126,7 +129,7 @@ def page_text(pdf: PdfFile, number: int) -> tuple[str, list[str]]:
     if done.status != 0:
         raise pdf.broken(number, f"its text cannot be read ({_first(_complaints(done.messages))})")
     text = done.output.decode("utf-8", errors="replace")
-    return text.replace("\f", "").replace("\0", "").strip(), _complaints(done.messages)
+    return text.replace("\f", "").replace("\0", "").translate(_LIGATURES).strip(), _complaints(done.messages)
 
 
 def page_picture(pdf: PdfFile, number: int, side: int, *, cropped: bool) -> tuple[Image.Image, list[str]]:

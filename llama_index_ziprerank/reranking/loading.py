@@ -60,8 +60,8 @@ def load_model(
             f"The checkpoint {name_or_path!r} lacks {len(missing)} weights of a Qwen3-VL reranker, such as "
             f"{missing[0]}. Use a complete checkpoint."
         )
-    if _says_float32(config) and model.dtype != torch.float32:
-        _log.warning("%s ranks in float32; in %s its orders are others. Leave dtype out.", name_or_path, model.dtype)
+    if _says_float32(config):
+        _warn_of_less(name_or_path, model.dtype, quantization)
     make_fast(model, choose_attention=attn_implementation is None)
     if quantization is not None:
         quantize(model, quantization)
@@ -152,6 +152,17 @@ def _checked_config(name_or_path: str, path: str) -> PreTrainedConfig:
             f'{config.model_type!r}. Pass "nano" or "mtri-admin/ZipRerank".'
         )
     return config
+
+
+def _warn_of_less(name_or_path: str, dtype: torch.dtype, quantization: Quantization | None) -> None:
+    if dtype != torch.float32:
+        _log.warning("%s ranks in float32; in %s its orders are others. Leave dtype out.", name_or_path, dtype)
+    if quantization is not None:
+        _log.warning(
+            "%s ranks in float32; with %s weights its orders are others. Leave quantization out.",
+            name_or_path,
+            quantization,
+        )
 
 
 def _says_float32(config: PreTrainedConfig) -> bool:

@@ -15,6 +15,7 @@ from pypdf.generic import (
     IndirectObject,
     NameObject,
     NumberObject,
+    StreamObject,
 )
 from three_pages import DPI, LETTER, scan_bytes, set_contents, write
 
@@ -39,6 +40,17 @@ def test_every_page_comes_once_with_its_number_text_and_picture(manual: Path) ->
     assert [page.text for page in pages] == ["Page 1 speaks", "Page 2 speaks", "Page 3 speaks"]
     assert {(page.image.mode, page.image.size) for page in pages} == {("RGB", LETTER)}
     assert {(page.file_name, page.file_path) for page in pages} == {("manual.pdf", str(manual))}
+
+
+def test_ligatures_are_read_as_letters(tmp_path: Path) -> None:
+    def join(writer: PdfWriter, page: PageObject) -> None:
+        names = StreamObject()
+        names._data = b"1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfchar <23> <fb03> endbfchar"
+        page["/Resources"]["/Font"]["/F1"][NameObject("/ToUnicode")] = writer._add_object(names)  # type: ignore[index]
+        set_contents(writer, page, b"BT /F1 24 Tf 72 700 Td (O#ce) Tj ET")
+
+    path = write(tmp_path / "joined.pdf", on_page_2(join))
+    assert [page.text for page in read_pages(path, dpi=DPI)][1] == "Office"
 
 
 def test_labels_are_the_pdfs_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
 from llama_index_ziprerank.checkpoints import resolve_reranker
-from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking import ListwiseReranker, loading
 from llama_index_ziprerank.reranking.loading import set_tower_attention
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "parity" / "checkpoint"
@@ -40,6 +40,18 @@ def test_nano_in_another_precision_is_warned_of(caplog: pytest.LogCaptureFixture
     assert not caplog.records
     ListwiseReranker.from_pretrained("nano", "cpu", "bfloat16")
     assert "nano ranks in float32; in torch.bfloat16 its orders are others" in caplog.text
+
+
+def test_nano_with_smaller_weights_is_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "check_quantization", lambda name: None)
+    monkeypatch.setattr(loading, "quantize", lambda model, name: None)  # leaves them as they are
+    ListwiseReranker.from_pretrained("nano", "cpu", quantization="int8")
+    assert "nano ranks in float32; with int8 weights its orders are others" in caplog.text
+    caplog.clear()
+    ListwiseReranker.from_pretrained(CHECKPOINT, "cpu", quantization="int8")
+    assert not caplog.records
 
 
 def test_what_was_trained_from_nano_is_warned_of_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
