@@ -1,4 +1,4 @@
-"""Make torchvision importable beside a CPU build of torch.
+"""What others got wrong or have only later: torchvision beside a CPU build of torch, Ctrl-C in Python 3.10's asyncio.
 
 Every torchvision wheel on PyPI is built for CUDA. Beside a CPU torch, importing it raises
 ``operator torchvision::nms does not exist``, and transformers' processors and colpali-engine fail with it.
@@ -8,8 +8,17 @@ Where torchvision imports by itself this module changes nothing.
 
 import importlib
 import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import torch
+
+if sys.version_info >= (3, 11):
+    from asyncio import Runner
+else:
+    from backports.asyncio.runner import Runner
+
+T = TypeVar("T")
 
 _MISSING_OPERATOR_SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -38,3 +47,9 @@ def import_torchvision() -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         importlib.import_module("torchvision")
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Do what `asyncio.run` does since Python 3.11: at Ctrl-C ``main`` is cancelled and ends what it is at."""
+    with Runner() as runner:
+        return runner.run(main)

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "llama_index_ziprerank"
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "backports": "backports-asyncio-runner",
     "colpali_engine": "colpali-engine",
     "ir_measures": "ir-measures",
     "llama_index": "llama-index-core",
@@ -60,7 +61,7 @@ def _required(extra: str = "") -> set[str]:
     """The distributions that the package needs, without an extra or for one."""
     marker = f'; extra == "{extra}"' if extra else ""
     listed = [entry.replace("'", '"') for entry in requires("llama-index-ziprerank") or []]
-    wanted = [entry for entry in listed if (entry.endswith(marker) if extra else ";" not in entry)]
+    wanted = [entry for entry in listed if (entry.endswith(marker) if extra else "extra ==" not in entry)]
     return {re.split(r"[^A-Za-z0-9-]", entry)[0] for entry in wanted}
 
 

@@ -199,8 +199,8 @@ _IDEFICS_TOKENS = (
 )  # fmt: skip
 
 
-def _idefics_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    images = Idefics3ImageProcessor(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+def _idefics_parts(tokenizer: PreTrainedTokenizerBase, tile: int) -> dict[str, Any]:
+    images = Idefics3ImageProcessor(size={"longest_edge": 2 * tile}, max_image_size={"longest_edge": tile})
     return {"image_processor": images, "tokenizer": tokenizer, "image_seq_len": 4}
 
 
@@ -212,22 +212,23 @@ def colidefics3(folder: Path, seed: int = 0) -> Path:
         scale_factor=2,
         **_ids(tokenizer, image_token_id="<image>"),
     )
-    parts = _idefics_parts(tokenizer)
+    parts = _idefics_parts(tokenizer, _SIGLIP["image_size"])
     return _save(models.ColIdefics3, models.ColIdefics3Processor, config, folder, seed, **parts)
 
 
 def colmodernvbert(folder: Path, seed: int = 0) -> Path:
     tokenizer = _tokenizer(*_IDEFICS_TOKENS)
+    tile = {"image_size": 16, "patch_size": 4}  # transformers before 5.21 reads a multiple of patch_size tokens a tile
     config = ModernVBertConfig(
         text_config={
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
             "vocab_size": len(tokenizer), "pad_token_id": 0, "model_type": "modernbert",
         },
-        vision_config={**_SIGLIP, "model_type": "siglip_vision_model"},
+        vision_config={**_SIGLIP, **tile, "model_type": "siglip_vision_model"},
         pixel_shuffle_factor=2,
         **_ids(tokenizer, image_token_id="<image>"),
     )  # fmt: skip
-    parts = _idefics_parts(tokenizer)
+    parts = _idefics_parts(tokenizer, tile["image_size"])
     return _save(models.ColModernVBert, models.ColModernVBertProcessor, config, folder, seed, **parts)
 
 

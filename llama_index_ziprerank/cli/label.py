@@ -1,6 +1,5 @@
 """`ziprerank label`: a teacher, any LLM that sees images, ranks the candidate pages of queries."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +59,7 @@ def label(
     if (prompt_price is None) != (completion_price is None):
         raise ValueError("A cost needs both prices: pass --prompt-price and --completion-price.")
     prices = None if prompt_price is None or completion_price is None else (prompt_price, completion_price)
+    from llama_index_ziprerank.compat import run_async
     from llama_index_ziprerank.teachers import LLMTeacher, openai_compatible_llm, seconds_before_retry
     from llama_index_ziprerank.training import teacher as wing
 
@@ -74,7 +74,7 @@ def label(
         return teacher.totals
 
     with wing.PageImages(pages, side=image_side) as images:
-        totals = asyncio.run(run(images, wing.check_queries(queries, images.check)))
+        totals = run_async(run(images, wing.check_queries(queries, images.check)))
     if totals.failed:
         raise typer.Exit(1)
 

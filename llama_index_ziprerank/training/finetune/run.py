@@ -1,6 +1,5 @@
 """Fine-tuning from PDF files to a checkpoint and a table: `finetune(settings, ...)`."""
 
-import asyncio
 import errno
 import json
 import shutil
@@ -9,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llama_index_ziprerank.compat import run_async
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.training.cache import FeatureCache
 from llama_index_ziprerank.training.card import model_card
@@ -143,7 +143,7 @@ def _questions(documents: Sequence[Document], settings: Settings, helpers: Helpe
     for document in documents:
         found: Sequence[Question] = document.labels.questions
         if helpers.open_teacher is not None:
-            found = asyncio.run(_written(document, settings, helpers.open_teacher, track))
+            found = run_async(_written(document, settings, helpers.open_teacher, track))
         questions += numbered(document, found)
     if len(questions) < 2:
         raise ValueError(
@@ -205,7 +205,7 @@ def _label(
             teachers = {name: TextTeacher(document, helpers.embed) for name, document in documents.items()}
             label_by_text(questions, queries, labels, teachers)
         else:
-            asyncio.run(_label_by_model(queries, work, labels, helpers.open_teacher, track))
+            run_async(_label_by_model(queries, work, labels, helpers.open_teacher, track))
     count = write_lists(path, lists, work / "pages")
     if not count:
         raise ValueError("The teacher ordered no list. Look at the messages above.")
