@@ -17,7 +17,7 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 """Every matrix of the language model's layers; the vision tower has none of them."""
 
 _FIELDS = set(TrainingArguments.__dataclass_fields__)
-_CHECKPOINTING = "activation" if "activation_checkpointing" in _FIELDS else "gradient"  # renamed between 5.18 and 5.23
+_CHECKPOINTING = "activation" if "activation_checkpointing" in _FIELDS else "gradient"  # renamed between 5.20 and 5.23
 
 
 def training_model(recipe: RankingRecipe) -> nn.Module:
