@@ -12,6 +12,7 @@
 #   make app        a page in the browser to try things out, with the demo's manual
 #   make notebooks  run the notebooks and store their outputs
 #   make test-browser  report and app in a real Chromium (Debian or Ubuntu: installs it where it is missing)
+#   make test-scaling  reading, encoding and serving on a Ray cluster of one machine (installs Ray)
 #   make clean      remove what the other targets made, .venv included, but not the measurements in results
 
 BIN := .venv/bin
@@ -23,7 +24,7 @@ QUERIES ?= 17
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser coverage lint evaluate nano docs report app notebooks clean
+.PHONY: help demo test test-slow test-browser test-scaling coverage lint evaluate nano docs report app notebooks clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +60,10 @@ test-slow: $(STAMP)
 test-browser: $(STAMP)
 	@bash scripts/set_up.sh browser
 	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/app tests/report
+
+test-scaling: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[scaling]'
+	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/scaling
 
 coverage: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" --cov --cov-report=term

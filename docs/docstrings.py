@@ -1,8 +1,9 @@
 """Griffe extension of the site: what the docstrings leave to LlamaIndex's and pydantic's conventions.
 
 Lines that begin with `>>>` become a block of code; a pydantic field is documented by its description, a recipe's field
-by the help of its option; a default that is a constant's name is shown as its value; arguments that a docstring
-explains together get a row each.
+by the help of its option; a default that is a constant's name is shown as its value, and what an object computes for
+itself as no default; an annotation goes without its validators; arguments that a docstring explains together get a row
+each.
 """
 
 import ast
@@ -32,6 +33,10 @@ class OurDocstrings(griffe.Extension):
 
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
         """Give a field its description, and show its default alone."""
+        if isinstance(attr.annotation, griffe.ExprSubscript) and str(attr.annotation.left) == "Annotated":
+            attr.annotation = attr.annotation.slice.elements[0]
+        if "class-attribute" not in attr.labels and "module-attribute" not in attr.labels:
+            attr.value = None
         call = attr.value
         if not isinstance(call, griffe.ExprCall):
             return

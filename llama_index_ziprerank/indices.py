@@ -100,9 +100,13 @@ class ColPaliIndex:
     ) -> None:
         """Use `from_documents` or `load`."""
         self.encoder = encoder
+        """The model that makes the vectors of pages and of questions."""
         self.store = store
+        """The vectors, and what is kept of each page beside them."""
         self.image_dir = folder.images
+        """Folder of the page images."""
         self.feature_dir = folder.path / "features"
+        """Folder of the vision features that `cache_features_for` keeps; made when the first is written."""
         self._folder = folder
         self._is_temporary = is_temporary
         self._process = os.getpid()
@@ -220,7 +224,7 @@ class ColPaliIndex:
             )
 
     def insert(self, document: Document) -> None:
-        """Index one document, replacing the one with its id."""
+        """Index one document, replacing the one with its id; errors as `from_documents`."""
         self._add(page_nodes([document]))
 
     def insert_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> None:
@@ -229,7 +233,7 @@ class ColPaliIndex:
         A Node with an `image_resource` becomes an ImageNode, a document what `insert` makes of it.
 
         Raises:
-            TypeError: for anything else.
+            TypeError: for anything else. Further errors as `from_documents`.
         """
         self._add(map(as_page_node, nodes), show_progress, len(nodes))
 
@@ -255,7 +259,7 @@ class ColPaliIndex:
         A document that says what it said before is left alone. Of every file that the documents come from
         (``file_path``, a string or a path), all other pages are removed: a page's id changes when its PDF does. The
         pages of a file must therefore come together. Documents are read one at a time, so a generator will do; nothing
-        is removed before the last one is stored.
+        is removed before the last one is stored. Errors as `from_documents`.
         """
         given: list[tuple[str, str | None]] = []
 

@@ -18,6 +18,7 @@ from llama_index.core.schema import (
     Document,
     ImageDocument,
     ImageNode,
+    MediaResource,
     MetadataMode,
     Node,
     NodeRelationship,
@@ -78,8 +79,11 @@ def page_to_document(
 
 
 def writable(node: AnyNode) -> AnyNode:
-    """Return the node itself; raise ValueError for text that neither a hash nor a store can take."""
-    metadata = json.dumps(node.metadata, ensure_ascii=False, default=str)
+    """Return the node itself; raise ValueError for text and metadata that neither a hash nor a store can take."""
+    try:
+        metadata = json.dumps(node.metadata, ensure_ascii=False, default=str)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"Document {node.node_id!r}: JSON cannot hold its metadata ({error}).") from error
     try:
         "".join((node.node_id, node_text(node), metadata)).encode()
     except UnicodeEncodeError as error:
@@ -98,7 +102,8 @@ def document_to_page_node(document: Document | Node) -> TextNode:
     ImageNode without an image.
 
     Raises:
-        ValueError: for text that is no Unicode.
+        NodeImageError: when LlamaIndex has dropped its image.
+        ValueError: for text that is no Unicode, and for metadata that JSON cannot hold.
     """
     writable(document)
     source = RelatedNodeInfo(
@@ -115,7 +120,10 @@ def document_to_page_node(document: Document | Node) -> TextNode:
         "text_template": document.text_template,
         "relationships": {**document.relationships, NodeRelationship.SOURCE: source},
     }
-    image = document.image_resource
+    try:
+        image = _image_resource(document)
+    except PageError as error:
+        raise NodeImageError(f"Image of node {document.node_id!r}: {error}") from error
     if image is None:
         return TextNode(**fields)
     return ImageNode(
@@ -222,16 +230,8 @@ def _image_source(node: BaseNode, remote: RemoteImages | None) -> bytes | Path |
     if isinstance(node, ImageNode):
         return _first_source(node.image, node.image_path, node.image_url, remote)
     if isinstance(node, Node):
-        resource = node.image_resource
-        if resource is None:
-            return None
-        source = _first_source(resource.data, resource.path, resource.url, remote)
-        if source is None:
-            raise PageError(
-                "its image resource is empty. LlamaIndex drops the bytes of an image resource when it persists a node: "
-                "keep the image in a file and give its path."
-            )
-        return source
+        resource = _image_resource(node)
+        return None if resource is None else _first_source(resource.data, resource.path, resource.url, remote)
     for block in node.get_content_blocks(metadata_mode=MetadataMode.NONE):
         if isinstance(block, ImageBlock):
             if block.image:
@@ -240,16 +240,26 @@ def _image_source(node: BaseNode, remote: RemoteImages | None) -> bytes | Path |
     return None
 
 
+def _image_resource(node: Node) -> MediaResource | None:
+    resource = node.image_resource
+    if resource is None or resource.data or resource.path or resource.url:
+        return resource
+    raise PageError(
+        "its image resource is empty. LlamaIndex drops the bytes of an image resource when it persists a node: "
+        "keep the image in a file and give its path."
+    )
+
+
 def _first_source(image: Any, path: Any, url: Any, remote: RemoteImages | None) -> bytes | Path | None:
     """Choose among base64 data, path and URL in LlamaIndex's own order."""
     if image:
         text = image if isinstance(image, str) else image.decode("ascii", errors="replace")
-        return _from_data_url(text) if text.startswith("data:") else _from_base64(text)
+        return _from_data_url(text) if _is_data_url(text) else _from_base64(text)
     if path:
         return Path(path)
     if not url:
         return None
-    if str(url).startswith("data:"):
+    if _is_data_url(str(url)):
         return _from_data_url(str(url))
     if remote is not None:
         return remote.fetch(str(url))
@@ -259,13 +269,17 @@ def _first_source(image: Any, path: Any, url: Any, remote: RemoteImages | None) 
     )
 
 
+def _is_data_url(text: str) -> bool:
+    return text[:5].lower() == "data:"
+
+
 def _from_data_url(url: str) -> bytes:
     """Decode ``data:[<type>][;base64],<payload>`` (RFC 2397)."""
     header, comma, payload = url.partition(",")
     if not comma:
         raise PageError(f"{url[:40]!r} is not a data URL: it has no comma. Expected 'data:image/png;base64,...'.")
-    content = unquote_to_bytes(payload)
-    return _from_base64(content.decode("ascii", errors="replace")) if header.endswith(";base64") else content
+    content, is_base64 = unquote_to_bytes(payload), header.replace(" ", "").lower().endswith(";base64")
+    return _from_base64(content.decode("ascii", errors="replace")) if is_base64 else content
 
 
 def _from_base64(text: str) -> bytes:

@@ -4,8 +4,8 @@ import asyncio
 import contextvars
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -238,12 +238,13 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
             EventPayload.TOP_K: self.top_n,
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            images = [self._page(node.node) for node in nodes]
+            cancelled = _cancelled.get()
+            images = [self._page(node.node) for node in _until(cancelled, nodes)]
             ranking = self._reranker().rerank(
                 query_bundle.query_str.strip(),
                 images,
                 first_stage_scores=[node.score for node in nodes],
-                cancelled=_cancelled.get(),
+                cancelled=cancelled,
                 **self._asked(),
             )
             reranked = [_reranked(nodes, ranking, i) for i in ranking.order[: self.top_n]]
@@ -256,7 +257,7 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         """Rerank in this object's threads: waiting calls block neither the loop nor its default thread pool.
 
-        A cancelled call gives its place at the model up.
+        A call that is cancelled reads no further page, and gives its place at the model up.
         """
         cancelled = threading.Event()
         context = contextvars.copy_context()  # carries the tracing span along
@@ -266,9 +267,8 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
             return await loop.run_in_executor(
                 self._seat.threads, context.run, self._postprocess_nodes, nodes, query_bundle
             )
-        except asyncio.CancelledError:
+        finally:  # cancelled, or left behind by a loop that was closed; an answered call has nothing to give up
             cancelled.set()
-            raise
 
     def explain(
         self, query: str | QueryBundle, nodes: Sequence[NodeWithScore], first_stage: "HasEncoder | None" = None
@@ -390,6 +390,14 @@ class ZipRerankPostprocessor(BaseNodePostprocessor):
             sides=self.sides,
             quantization=self.quantization,
         )
+
+
+def _until(cancelled: threading.Event | None, nodes: Iterable[NodeWithScore]) -> Iterator[NodeWithScore]:
+    """Yield nodes until the call is given up: a page behind a URL may take seconds, and a thread meanwhile."""
+    for node in nodes:
+        if cancelled is not None and cancelled.is_set():
+            raise CancelledError
+        yield node
 
 
 def _reranked(nodes: list[NodeWithScore], ranking: Ranking, i: int) -> NodeWithScore:

@@ -56,7 +56,8 @@ class ColPaliRetriever(BaseRetriever):
 
     `NodeWithScore.score` is the plain MaxSim sum (ColPali, arXiv:2407.01449): one term of at most 1 for every vector
     of the question. It orders the pages of one question; it does not compare questions. What a query transformation
-    (HyDE) gives to be embedded is searched for in the question's place; of several texts the scores add up.
+    (HyDE) gives to be embedded is searched for in the question's place; of several texts the scores add up. A blank
+    question is a ValueError, an index that is closed a StoreError.
 
     A page of several copies (the same bytes under several paths) passes `filters` when one copy passes them all; it is
     returned as that copy, and carries nothing of the others.

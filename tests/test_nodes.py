@@ -254,3 +254,21 @@ def test_scores_go_to_a_new_node_and_stay_out_of_every_prompt(page: Page) -> Non
 def test_a_node_that_stands_for_something_else_is_no_page(thing: object) -> None:
     with pytest.raises(TypeError, match=r"got the IndexNode 'n7': what an IndexNode refers to cannot be stored"):
         as_page_node(IndexNode(id_="n7", text="words", index_id="other", obj=thing))
+
+
+@pytest.mark.parametrize("start", ["DATA:image/png;base64,", "data:image/png;BASE64,", "data:image/png; base64,"])
+@pytest.mark.parametrize("field", ["image", "image_url"])
+def test_a_data_url_is_read_however_its_words_are_written(start: str, field: str) -> None:
+    picture = Image.new("RGB", (4, 3), "red")
+    url = start + base64.b64encode(encode_png(picture)).decode()
+    assert node_image(ImageNode(**{field: url})) == picture
+
+
+@pytest.mark.parametrize("nested", [{(1, 2): "a pair"}, {b"bytes": 1}, "itself"])
+@pytest.mark.parametrize("kind", [TextNode, ImageDocument])
+def test_metadata_that_json_cannot_hold_name_their_document(nested: object, kind: type[BaseNode]) -> None:
+    node = kind(id_="n7", metadata={"of the page": nested})
+    if nested == "itself":
+        node.metadata["of the page"] = node.metadata
+    with pytest.raises(ValueError, match="Document 'n7': JSON cannot hold its metadata"):
+        as_page_node(node)

@@ -4,6 +4,7 @@ But for models and servers: nano takes the place of the large models, Qdrant's m
 """
 
 import re
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from llama_index_ziprerank.nodes import document_to_page_node
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/index.md")
 GUIDES = sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md") if "```python" in path.read_text("utf-8"))
+GUIDES.remove("scaling.md")  # needs Ray: tests/scaling
 STAND_INS = {
     "mtri-admin/ZipRerank": "nano",
     "vidore/colqwen2-v1.0": "nano",
     'url="http://localhost:6333"': 'client=QdrantClient(":memory:")',
 }
+NOT_FOR_USERS = {"browser", "dev", "docs"}
 TWO_LINES = re.compile(r"reranker = .*\nquery_engine = .*\n")
 
 
@@ -45,6 +48,13 @@ def index(tmp_path: Path) -> VectorStoreIndex:
     """Stands for the index that the reader has: LlamaIndex's own, over pages."""
     pages = PDFPageReader().load_data(tiny_manual(tmp_path / "manual.pdf"))
     return VectorStoreIndex([document_to_page_node(page) for page in pages], embed_model=MockEmbedding(8))
+
+
+def test_the_quick_start_names_every_extra() -> None:
+    declared = re.findall(r"^Provides-Extra: (\S+)", str(metadata("llama-index-ziprerank")), re.MULTILINE)
+    page = (ROOT / "docs" / "guides" / "quick_start.md").read_text(encoding="utf-8")
+
+    assert set(declared) - NOT_FOR_USERS <= set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,6 +5,7 @@ every redirect, and whatever the name server answers the next time (OWASP, Serve
 """
 
 import ipaddress
+import re
 import socket
 import ssl
 import time
@@ -26,6 +27,8 @@ _HEADERS: dict[bytes | str, bytes | str] = {
 }
 _HIDDEN_IPV4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")))
 """IPv6 addresses that lead on to an IPv4 one: NAT64, 6to4, Teredo, IPv4-compatible."""
+
+_HOST = re.compile(r"(?<=://)[^/?#:@\[\]]+")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -176,8 +179,8 @@ def _ascii(url: str, encoding: str = "utf-8") -> str:
 
 
 def _checked_url(url: str) -> str:
-    """Return the URL in ASCII, when it may be fetched."""
-    url = _ascii(url)
+    """Return the URL in ASCII, when it may be fetched; a host has the name that name servers know (IDNA)."""
+    url = _ascii(_HOST.sub(lambda host: host[0].encode("idna").decode(), url, count=1))
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise PageError(f"{_shown(url)}: images are fetched by http and https only.")

@@ -2,8 +2,9 @@
 
 A call is written as steps: a generator that asks for windows to be scored and is sent their logits, until it returns
 its answer. Calls come from threads. The first one that finds nobody at the model leads: it takes what is waiting,
-oldest first, runs windows of similar length in one forward pass up to a budget of tokens, and hands the lead over as
-soon as its own answer is there. So there is no thread to start or to stop, and a single call runs where it was made.
+oldest first, runs windows of similar length in one forward pass up to a budget of tokens, by turns where calls do not
+fit together, and hands the lead over as soon as its own answer is there. So there is no thread to start or to stop, and
+a single call runs where it was made.
 
 Every call is answered as if it were alone. Its errors are its own. When memory runs out the batch is halved, and
 later ones are smaller; a call that fails so beside others begins again without them.
@@ -149,6 +150,7 @@ class Batcher:
                 self._admit()
                 if batch := self._batch():
                     self._score(batch)
+                    self._let_others_go_first({call for call, _ in batch})
                 for call in self._running:
                     if not call.missing and call.steps is not None:
                         self._guarded(call, call.advance)
@@ -174,6 +176,11 @@ class Batcher:
                 self._running.append(call)
             self._guarded(call, call.advance)
 
+    def _let_others_go_first(self, served: set[_Call]) -> None:
+        """Line up anew: a long list, which has many steps, holds a short one up by one of them."""
+        with self._change:
+            self._running = sorted(self._running, key=lambda call: call in served)
+
     def _has_room(self, call: _Call) -> bool:
         running = [other for other in self._running if not other.done]
         if not running:
@@ -183,7 +190,9 @@ class Batcher:
         )
 
     def _batch(self) -> list[tuple[_Call, int]]:
-        """Choose the next windows: the oldest one, and those nearest to it in length as far as the budget goes."""
+        """Choose the next windows: one of the call that waited longest, and those nearest to it in length as far as the
+        budget goes.
+        """
         missing = [(call, i) for call in self._running for i in call.missing]
         lengths = [call.windows[i].length for call, i in missing]
         return [missing[place] for place in fitting(lengths, self.budget)]

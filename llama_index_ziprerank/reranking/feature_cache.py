@@ -10,6 +10,8 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,8 @@ MEMORY_BYTES = 2**30
 
 _FILE_OVERHEAD = 1024  # header of a file, at most
 _HOUR = 3600.0  # seconds after which a file that is not whole yet has no writer any more
+
+_MOST_MAPPED = 32_768  # files in the memory of a CPU; Linux allows a process 65,530 maps, and then denies it memory
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +109,8 @@ class FeatureCache:
         if features is None and self.folder is not None:
             features = StoredFeatures.map(self._path(name), "/".join(name), key.shape, stored)
             if features is not None:
+                if features.nbytes <= self.memory_budget // _MOST_MAPPED:
+                    features = deepcopy(features)
                 features = self._keep(name, features, key.device)
         return None if features is None else features.unpack(key.dtype, key.device)
 
@@ -204,12 +210,21 @@ def forget_image_files(folder: Path, files: Iterable[Path]) -> None:
     sizes: defaultdict[int, list[Path]] = defaultdict(list)  # of what stays: a comparison reads few files
     for place in {file.parent for file in leaving}:
         for file in {file for file in place.iterdir() if file.is_file()} - leaving:
-            sizes[file.stat().st_size].append(file)
+            with suppress(FileNotFoundError):  # other processes write and remove pages meanwhile
+                sizes[file.stat().st_size].append(file)
     for file in leaving:
-        content = file.read_bytes()
-        if not any(other.read_bytes() == content for other in sizes[len(content)]):
+        content = _content(file)
+        if content is not None and not any(_content(other) == content for other in sizes[len(content)]):
             for kind in kinds:
                 _file(kind, page_digest(PageFile(content))).unlink(missing_ok=True)
+
+
+def _content(file: Path) -> bytes | None:
+    """Read a file; None when another process has removed it."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 UnseenPage = tuple[int, PageSource, Sequence[int]]
@@ -287,7 +302,7 @@ def _sweep(unfinished: Path) -> None:
         try:
             if time.time() - file.stat().st_mtime > _HOUR:
                 file.unlink()
-        except FileNotFoundError:  # its writer, or another process that sweeps, was faster
+        except OSError:  # its writer, or another process that sweeps, was faster; or it is no file, or another user's
             continue
 
 

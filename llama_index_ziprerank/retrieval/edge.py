@@ -40,7 +40,7 @@ class EdgeStore(PointStore):
                 written, or its disk is full.
         """
         super().__init__()
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self._process = os.getpid()
         self.words = _EdgeWords()
         self._shard: qdrant.EdgeShard | None = None
@@ -58,7 +58,8 @@ class EdgeStore(PointStore):
         self._check_open()
         if self._shard is None:
             return
-        self._shard.flush()  # afterwards everything is in the segments, and the log can stay behind
+        with self._errors():
+            self._shard.flush()  # afterwards everything is in the segments, and the log can stay behind
         with disk_errors(Path(path)):
             shutil.copytree(
                 self.path, path, copy_function=_copy_sparse, ignore=shutil.ignore_patterns("wal"), dirs_exist_ok=True

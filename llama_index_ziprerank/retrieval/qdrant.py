@@ -3,12 +3,17 @@
 ``QdrantStore(url="http://localhost:6333", collection="manuals")``. Several processes may use one collection.
 """
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import Any
 
+from grpc import RpcError  # type: ignore[import-untyped]
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException
 
 from llama_index_ziprerank.retrieval.points import (
     PAGES_A_LISTING,
@@ -26,7 +31,9 @@ from llama_index_ziprerank.retrieval.store import (
     point_id,
 )
 
-_CONFLICT = 409  # HTTP
+_FAILURES = (ApiException, QdrantException, RpcError, AssertionError)
+"""What the client raises: of HTTP, for an answer of 429 that says when to come again, of gRPC, and for an answer that
+has no result."""
 
 
 class QdrantStore(PointStore):
@@ -136,16 +143,19 @@ class QdrantStore(PointStore):
         lenient = models.StrictModeConfig(unindexed_filtering_retrieve=True)  # Qdrant Cloud's default refuses filters
         try:
             self._client.create_collection(self.collection, vectors_config=vectors, strict_mode_config=lenient)
-        except UnexpectedResponse as error:
-            if error.status_code != _CONFLICT:
+        except (ApiException, RpcError):
+            stored = self._stored_width()
+            if stored is None:
                 raise
-            check_vectors(first.id, first.vectors, self._stored_width())  # another process made it just now
+            check_vectors(first.id, first.vectors, stored)  # another process made it just now
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except ApiException as error:
+        except JSONDecodeError as error:
+            raise StoreError(f"{self._name()} failed: the answer is no JSON, but perhaps a proxy's page.") from error
+        except _FAILURES as error:
             raise StoreError(f"{self._name()} failed: {error}") from error
 
 
@@ -168,6 +178,8 @@ class _ServerWords:
         return models.FieldCondition(key=path, match=models.MatchValue(value=value))
 
     def within(self, path: str, bounds: Range) -> Condition:
+        if math.inf in (bounds.gt, bounds.gte) or -math.inf in (bounds.lt, bounds.lte):
+            bounds = Range((), gt=sys.float_info.max)  # no number; JSON would make infinity null, which is no bound
         limits = models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
         return models.FieldCondition(key=path, range=limits)
 

@@ -23,6 +23,10 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._pages)
 
+    def __reduce__(self) -> tuple[type["FeatureCache"], tuple[int]]:
+        """Go to another process empty: of tensors that are sent each would take an open file and shared memory."""
+        return FeatureCache, (self.limit,)
+
     def get(self, key: str) -> PageFeatures | None:
         """Return the features of a page on the CPU, if they are there."""
         features = self._pages.get(key)

@@ -44,8 +44,8 @@ def read_config(kind: type, path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"No recipe at {path!r}. Name a YAML or JSON file.")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML too
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(Path(path).read_bytes())  # JSON is YAML too; YAML tells the encoding
+    except (yaml.YAMLError, ValueError) as error:  # the latter for the 31st of June
         raise ValueError(f"The recipe {path!r} is neither YAML nor JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"The recipe {path!r} holds no fields, but {type(values).__name__}.")
@@ -53,13 +53,13 @@ def read_config(kind: type, path: str) -> dict[str, Any]:
     if unknown := sorted(str(name) for name in set(values) - set(hints)):
         raise ValueError(f"The recipe {path!r} has unknown fields: {', '.join(unknown)}. There are {', '.join(hints)}.")
     try:
-        return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+        return {name: typed(name, value, hints[name]) for name, value in values.items()}
     except ValueError as error:
         raise ValueError(f"The recipe {path!r}: {error}") from error
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """Return a value of a file in the field's type: YAML takes 1e-4 for a text, and `trainer` may be written out.
+def typed(name: str, value: Any, hint: Any) -> Any:
+    """Return a value in its field's type: YAML takes 1e-4 for a text, `trainer` may be written out, a path is its text.
 
     Raises:
         ValueError: when it is of another type.
@@ -70,7 +70,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in kinds:
         return None
     if isinstance(value, dict) and str in kinds:
-        return json.dumps(value)
+        return json.dumps(value, default=str)  # YAML has dates
+    if isinstance(value, Path):
+        value = str(value)
     for kind in kinds:
         if type(value) is kind:
             return value

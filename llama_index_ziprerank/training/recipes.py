@@ -4,10 +4,11 @@ Stages 1 and 2: ZipRerank (arXiv:2605.11864, section 4 and the released commands
 recipe is `retriever_recipe`. Free of torch, so that ``--help`` is quick.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from llama_index_ziprerank.training.options import option
+from llama_index_ziprerank.training.options import option, typed
 
 Precision: TypeAlias = Literal["bfloat16", "float32"]
 Bounds: TypeAlias = dict[str, tuple[float, float | None]]
@@ -25,13 +26,19 @@ class Recipe:
         "gradient_accumulation": (1, None),
         "lora_rank": (0, None),
         "lora_alpha": (0, None),
+        "lora_dropout": (0, 1),
         "epochs": (1e-9, None),
         "max_steps": (-1, None),
+        "learning_rate": (0, None),
+        "warmup_steps": (0, None),
+        "weight_decay": (0, None),
+        "max_grad_norm": (0, None),
         "eval_steps": (1, None),
         "save_steps": (1, None),
         "keep_checkpoints": (1, None),
         "logging_steps": (1, None),
         "workers": (0, None),
+        "seed": (0, 2**32 - 1),
     }
     """Least and most of a field; None: no most."""
 
@@ -98,15 +105,21 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a value out of its bounds."""
+        """Take paths for their texts; raise ValueError for a value of another type, or out of its bounds."""
+        hints = get_type_hints(type(self))
+        for name in (field.name for field in fields(self)):
+            value = typed(name, getattr(self, name), hints[name])
+            setattr(self, name, value)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is a finite number, got {value}.")
         for name, (low, high) in self.bounds.items():
             value = getattr(self, name)
-            if value < low or (high is not None and value > high):
-                limits = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+            if value is not None and (value < low or (high is not None and value > high)):
+                limits = f"at least {low}" if high is None else f"{low} to {high}"
                 raise ValueError(f"{name} is {limits}, got {value}.")
         if self.max_steps == 0:
             raise ValueError("max_steps is at least 1, or -1 for no limit, got 0.")
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in hints.items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise ValueError(f"{name} is one of {', '.join(get_args(hint))}, got {getattr(self, name)!r}.")
         for name in ("data", "output_dir"):
@@ -121,6 +134,7 @@ class RankingRecipe(Recipe):
     bounds: ClassVar[Bounds] = {
         **Recipe.bounds,
         "decay": (1e-9, 1),
+        "ranking_weight": (0, None),
         "language_model_weight": (0, None),
         "keep_ratio": (1e-9, 1),
         "feature_cache_gb": (0, None),

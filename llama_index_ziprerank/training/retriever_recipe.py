@@ -20,6 +20,8 @@ class Retriever(Recipe):
         "batch_size": (2, 1024),
         "mined": (1, None),
         "mining_margin": (1e-9, None),
+        "mining_skip": (0, None),
+        "temperature": (1e-9, None),
         "in_batch_weight": (0, 1),
     }
 

@@ -6,6 +6,7 @@ JSONL files are read line by line at known offsets; JSON, parquet and names on t
 
 import contextlib
 import copy
+import glob
 import hashlib
 import json
 import logging
@@ -63,7 +64,7 @@ class JsonLines:
             line = file.readline()
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SampleError(f"the line is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise SampleError(f"the line is no JSON object, but {type(row).__name__}")
@@ -96,8 +97,10 @@ def open_rows(source: str, split: str = "train") -> Rows:
 
 def load_table(source: str, path: str, *, data_files: str | None = None, split: str = "train") -> datasets.Dataset:
     """Memory-map a file or a data set of the Hub as `datasets.load_dataset` names it; errors as `open_rows`."""
-    try:
-        return datasets.load_dataset(path, data_files=data_files, split=split)
+    try:  # names of files are no patterns
+        return datasets.load_dataset(path, data_files=data_files and glob.escape(data_files), split=split)
+    except StopIteration as error:
+        raise ValueError(f"The training data {source!r} holds no rows.") from error
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"The training data {source!r} cannot be had: {error}") from error
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:

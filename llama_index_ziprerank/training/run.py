@@ -1,7 +1,7 @@
 """One stage of training from a recipe to a finished checkpoint: `train(recipe)`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,13 +70,14 @@ def train(recipe: RankingRecipe, callbacks: Sequence[TrainerCallback] = ()) -> T
         measured = figures(len(held_out) if held_out is not None else 0, state.log_history)
         card = model_card(recipe, described, state.global_step, measured)
         (checkpoint / "README.md").write_text(card, encoding="utf-8", errors="replace")
-        write_recipe(recipe, checkpoint / RECIPE)
+        write_recipe(replace(recipe, resume=False), checkpoint / RECIPE)  # it begins anew
 
     trainer.papers = write_papers
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if held_out is not None and last_measured(trainer.state.log_history) != trainer.state.global_step:
+    stale = arguments.load_best_model_at_end or last_measured(trainer.state.log_history) != trainer.state.global_step
+    if held_out is not None and stale:
         trainer.evaluate()
     save_finished(trainer, getattr(torch, recipe.precision))
     return Trained(folder, quality(trainer.state.log_history), trainer.state.global_step)

@@ -6,6 +6,7 @@ Letters: N candidates of a list. An *order* lists candidates, best first; *posit
 """
 
 import json
+import os
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,16 +128,17 @@ def sample_from_row(row: Mapping[str, Any], folder: Path) -> RankingSample:
     """
     if unknown := sorted(set(row) - OWN_COLUMNS):
         raise SampleError(f"unknown columns {unknown}; a row may have {sorted(OWN_COLUMNS)}")
-    if ("pages" in row) == ("texts" in row):
+    given = [column for column in ("pages", "texts") if row.get(column) is not None]  # tables have both, one empty
+    if len(given) != 1:
         raise SampleError('wanted either "pages" or "texts"')
     if not isinstance(row.get("query"), str):
         raise SampleError(f'wanted a string as "query", got {row.get("query")!r}')
-    candidates = _listed(row, "pages" if "pages" in row else "texts", str)
+    candidates = _listed(row, given[0], str)
     pages: list[PageSource] = list(candidates)
-    if "pages" in row:
+    if given == ["pages"]:
         pages = [folder / name for name in candidates]
-        if missing := [name for name in candidates if not (folder / name).is_file()]:
-            raise SampleError(f"no image file {missing[0]!r} in {str(folder)!r}")
+        if missing := [name for name in candidates if not os.path.isfile(folder / name)]:  # also of impossible names
+            raise SampleError(f"no image file {missing[0]!r:.300} in {str(folder)!r}")
     return RankingSample(row["query"], pages, _listed(row, "order", int), frozenset(_listed(row, "positives", int)))
 
 

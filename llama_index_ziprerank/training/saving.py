@@ -18,7 +18,8 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from llama_index_ziprerank.training.options import check_recipe
+from llama_index_ziprerank.pages.page import PageError
+from llama_index_ziprerank.training.options import RECIPE, check_recipe
 from llama_index_ziprerank.training.recipes import Recipe
 
 _ADAM_BYTES = 8  # two 32-bit moments a trained parameter
@@ -39,6 +40,13 @@ class SavingTrainer(Trainer):
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(**arguments)
 
+    def get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
+        """Read the next batches; a page that a worker cannot read is told without the worker's traceback."""
+        try:
+            return super().get_batch_samples(*arguments, **named)
+        except PageError as error:
+            raise PageError(str(error).rpartition("PageError: ")[2].strip()) from error
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
@@ -50,14 +58,14 @@ class SavingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise _unwritten(folder, error) from error
+            raise _unwritten(folder, folder.parent, error) from error
 
 
-def _unwritten(folder: Path, error: Exception) -> CheckpointError:
-    kept = last_complete_checkpoint(folder.parent)
+def _unwritten(folder: Path, output_dir: Path, error: Exception) -> CheckpointError:
+    kept = last_complete_checkpoint(output_dir)
     return CheckpointError(
         f"The checkpoint {str(folder)!r} could not be written ({error}); "
-        f"{shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free there. "
+        f"{shutil.disk_usage(output_dir).free / 1e6:,.0f} MB are free there. "
         + (f"The one before, {kept.name}, is complete. " if kept else "There is none before it. ")
         + "Make room, then run the same command with --resume."
     )
@@ -67,11 +75,18 @@ def begin(recipe: Recipe) -> Path | None:
     """Return the checkpoint that a training goes on from; None when it begins.
 
     Raises:
-        ValueError: when the folder holds something and nobody asked to resume, or what another recipe has trained.
+        ValueError: when the folder holds something and nobody asked to resume, or what another recipe has trained, or
+            a model or README.md that no training wrote, which the finished checkpoint would replace.
     """
     output_dir = Path(recipe.output_dir)
     if recipe.resume:
         checkpoint = last_complete_checkpoint(output_dir)
+        replaced = [name for name in ("config.json", "README.md") if (output_dir / name).exists()]
+        if checkpoint is None and replaced and not (output_dir / RECIPE).is_file():
+            raise ValueError(
+                f"{str(output_dir)!r} holds no checkpoint to go on from, but a {replaced[0]} that no training wrote. "
+                "Name another --output_dir."
+            )
         if checkpoint is not None:
             check_recipe(recipe, checkpoint)
         return checkpoint
@@ -138,7 +153,7 @@ def save_finished(trainer: SavingTrainer, precision: Any) -> Path:
     try:
         trainer.save_model()
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise _unwritten(folder, error) from error
+        raise _unwritten(folder, folder, error) from error
     if trainer.args.should_save:
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.json says the same and more
     return folder

@@ -49,7 +49,11 @@ def page_image(source: PageSource, canvas: int) -> Image.Image:
 
 
 def page_key(source: PageSource, canvas: int) -> str:
-    """Name what `page_image` would show: two sources with one key are the same picture."""
+    """Name what `page_image` would show: two sources with one key are the same picture.
+
+    Raises:
+        PageError: when the file of an image is missing.
+    """
     if isinstance(source, str):
         return f"text-{canvas}-{_digest(source.encode('utf-8', 'surrogatepass'))}"
     if isinstance(source, Image.Image):
@@ -57,7 +61,10 @@ def page_key(source: PageSource, canvas: int) -> str:
     if isinstance(source, bytes):
         return f"bytes-{_digest(source)}"
     if isinstance(source, Path):
-        status = source.stat()
+        try:
+            status = source.stat()
+        except OSError as error:
+            raise PageError(f"{source}: the image cannot be read ({error.strerror}).") from error
         return f"file-{source.absolute()}-{status.st_mtime_ns}-{status.st_size}"
     return f"stored-{source.key}"
 

@@ -54,6 +54,13 @@ def test_a_node_with_an_image_resource_is_indexed_as_an_image_node(index: ColPal
     assert sorted(_found(index)) == ["bare", "text"]
 
 
+def test_a_page_whose_image_was_dropped_is_refused_and_not_drawn_from_its_text(index: ColPaliIndex) -> None:
+    page = ImageDocument(id_="page", text="Toner", image=PNG.decode())
+    with pytest.raises(ValueError, match="'page': its image resource is empty"):
+        index.insert(ImageDocument.from_json(page.to_json()))
+    assert not _found(index)
+
+
 def test_documents_among_nodes_are_indexed_as_documents(index: ColPaliIndex) -> None:
     index.insert_nodes([ImageDocument(id_="image", text="", image=PNG.decode()), Document(id_="text", text="Toner")])
     assert {name: node.ref_doc_id for name, node in _found(index).items()} == {"image": "image", "text": "text"}

@@ -1,6 +1,7 @@
 """Several questions at one postprocessor, and postprocessors in query engines."""
 
 import asyncio
+import threading
 from io import BytesIO
 
 import pytest
@@ -10,12 +11,13 @@ from llama_index.core.indices.prompt_helper import ChatPromptHelper
 from llama_index.core.llms.mock import MockLLMWithChatMemoryOfLastCall
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
-from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
 from PIL import Image
 from reranked_pages import PAGES, QUERY, assert_alike, ids
 
 from llama_index_ziprerank.postprocessors import ZipRerankPostprocessor
 from llama_index_ziprerank.reranking import ListwiseReranker
+from llama_index_ziprerank.reranking.page_keys import PageSource
 
 
 class FixedRetriever(BaseRetriever):
@@ -70,6 +72,36 @@ async def test_waiting_calls_leave_the_loop_and_its_threads_free(
     answers = await asyncio.gather(*calls)
     for answer in answers:
         assert_alike(answer, answers[0])
+
+
+@pytest.mark.parametrize("given_up", ["cancelled", "left behind"])
+async def test_a_call_that_is_given_up_reads_no_further_page(
+    postprocessor: ZipRerankPostprocessor, nodes: list[NodeWithScore], monkeypatch: pytest.MonkeyPatch, given_up: str
+) -> None:
+    """Pages behind slow URLs would keep a thread for minutes, and there are few."""
+    read: list[str] = []
+    reading, go_on, real = threading.Event(), threading.Event(), ZipRerankPostprocessor._page
+
+    def slowly(self: ZipRerankPostprocessor, node: BaseNode) -> PageSource:
+        read.append(node.node_id)
+        reading.set()
+        assert go_on.wait(20)
+        return real(self, node)
+
+    monkeypatch.setattr(ZipRerankPostprocessor, "_page", slowly)
+    call = postprocessor._apostprocess_nodes(nodes, QueryBundle(QUERY))
+    if given_up == "cancelled":
+        task = asyncio.create_task(call)
+        await asyncio.to_thread(reading.wait, 20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    else:  # as a loop does that is closed with work to do
+        call.send(None)
+        await asyncio.to_thread(reading.wait, 20)
+        call.close()
+    go_on.set()
+    postprocessor._seat.threads.shutdown(wait=True)
+    assert read == [nodes[0].node.node_id]
 
 
 async def test_an_error_in_the_thread_reaches_the_caller(postprocessor: ZipRerankPostprocessor) -> None:

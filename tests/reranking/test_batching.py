@@ -230,3 +230,12 @@ def test_lack_of_memory_is_known_on_every_device() -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="got a budget of 0"):
         Batcher(Model(), threading.Lock(), budget=0)
+
+
+def test_a_long_list_does_not_hold_a_short_one_up_until_its_own_end() -> None:
+    model = Model()
+    batcher = Batcher(model, model.turn, budget=80)
+    long, short = asking_for(*([i] for i in range(9)), length=50), asking_for([20], [21])
+    futures = at_once(batcher, model, [long, short])
+    assert [future.result() for future in futures] == [list(range(9)), [20, 21]]
+    assert model.passes[:4] == [[0], [20], [1], [21]]

@@ -342,6 +342,63 @@ def test_what_a_page_that_stays_shows_too_is_kept(with_cache, pages: list[Image.
     assert not _files(reranker.cache.folder)
 
 
+def test_files_that_another_process_takes_away_meanwhile_are_no_error(
+    with_cache, pages: list[Image.Image], tmp_path: Path, monkeypatch
+) -> None:
+    old, twin, unfinished = (tmp_path / name for name in ("old.png", "twin.png", "new.png.1234.part"))
+    for path in (old, twin, unfinished):
+        path.write_bytes(encode_png(pages[0]))
+    reranker = with_cache(dtype="float32")
+    reranker.cache_pages([PageFile(old.read_bytes())])
+    is_file, read_bytes = Path.is_file, Path.read_bytes
+
+    def is_file_until_now(path: Path) -> bool:
+        found = is_file(path)
+        unfinished.unlink(missing_ok=True)
+        return found
+
+    def read_before_the_twin_goes(path: Path) -> bytes:
+        content = read_bytes(path)
+        twin.unlink(missing_ok=True)
+        return content
+
+    monkeypatch.setattr(Path, "is_file", is_file_until_now)
+    monkeypatch.setattr(Path, "read_bytes", read_before_the_twin_goes)
+    forget_image_files(reranker.cache.folder, [old])
+    assert not _files(reranker.cache.folder)
+
+
+def test_what_cannot_be_swept_does_not_keep_features_from_being_written(
+    with_cache, pages: list[Image.Image], caplog
+) -> None:
+    reranker = with_cache()
+    foreign = reranker.cache.folder / "unfinished" / "@eaDir"  # as file servers put there
+    foreign.mkdir(parents=True)
+    os.utime(foreign, (0, 0))
+    reranker.encode_pages(pages[:2])
+    assert reranker.cache.is_written and not caplog.text
+    assert len(_files(reranker.cache.folder)) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the maps of a process")
+def test_many_small_pages_in_memory_do_not_take_a_map_each(tmp_path: Path) -> None:
+    def maps() -> int:
+        return Path("/proc/self/maps").read_text().count(str(tmp_path))
+
+    key, count = CheckpointKey("f" * 32, SHAPE, torch.float32, torch.device("cpu"), 1024), 50
+    cache = FeatureCache(tmp_path, memory_bytes=0)
+    for page in range(count):
+        cache.put(key, f"{page:064d}", _numbered(page, 16))
+    large = FeatureCache(tmp_path)  # a process may have 65,530 maps, and this memory has room for more pages
+    small = FeatureCache(tmp_path, memory_bytes=count * _numbered(0, 16).merged.nbytes * 3)
+    for cache, expected in ((large, 0), (small, count)):
+        for page in range(count):
+            found = cache.get(key, f"{page:064d}")
+            assert found is not None and (found.merged == page).all() and (found.deepstack[1] == page).all()
+        del found
+        assert maps() == expected
+
+
 _WRITER = """
 import sys, torch
 from llama_index_ziprerank.compat import import_torchvision

@@ -1,6 +1,7 @@
 """What each store does in its own way: a folder that survives, a server that others share."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from stored_pages import WIDTH, ids, record, vectors
 from llama_index_ziprerank.retrieval import edge
 from llama_index_ziprerank.retrieval.edge import EdgeStore
 from llama_index_ziprerank.retrieval.qdrant import QdrantStore
-from llama_index_ziprerank.retrieval.store import AnyOf, PageRecord, StoreError
+from llama_index_ziprerank.retrieval.store import AnyOf, PageRecord, Range, StoreError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")  # exact=True is for servers
 
@@ -120,6 +121,30 @@ def test_an_edge_store_whose_folder_was_moved_is_closed_with_one_error_and_opene
     again = EdgeStore(tmp_path / "moved")
     assert again.count() == 3
     again.close()
+
+
+def test_an_edge_store_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = EdgeStore("store")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.add([record(1)])
+    store.copy_to(tmp_path / "copy")
+    store.close()
+    assert not any((tmp_path / "elsewhere").iterdir())
+    for path in (tmp_path / "store", tmp_path / "copy"):
+        again = EdgeStore(path)
+        assert again.count() == 1
+        again.close()
+
+
+def test_a_copy_of_an_edge_store_whose_folder_was_moved_is_one_clear_error(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "store")
+    store.add([record(1)])
+    (tmp_path / "store").rename(tmp_path / "moved")
+    for fails in (lambda: store.copy_to(tmp_path / "copy"), store.close):
+        with pytest.raises(StoreError, match="The store .*store failed"):
+            fails()
 
 
 def test_who_asks_while_an_edge_store_is_closed_is_told_that_it_is(tmp_path: Path) -> None:
@@ -238,6 +263,20 @@ def test_a_collection_allows_filters_on_metadata_where_the_server_is_strict_by_d
     assert _Created.asked["/collections/pages"]["strict_mode_config"] == {"unindexed_filtering_retrieve": True}
 
 
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        Range((), gt=math.inf), Range((), gte=math.inf), Range((), lt=-math.inf), Range((), lte=-math.inf),
+        Range((), gte=math.inf, lte=math.inf), Range((), gt=0.0, lte=-math.inf),
+    ],
+)  # fmt: skip
+def test_a_bound_that_no_number_passes_is_no_missing_bound_to_a_server(impossible: Range) -> None:
+    condition = json.loads(QdrantStore(client=QdrantClient(":memory:")).words.within("n", impossible).model_dump_json())
+    assert {name: bound for name, bound in condition["range"].items() if bound is not None} == {
+        "gt": sys.float_info.max
+    }
+
+
 def test_a_collection_that_holds_other_data_is_refused() -> None:
     client = QdrantClient(":memory:")
     client.create_collection("other", models.VectorParams(size=4, distance=models.Distance.COSINE))
@@ -290,6 +329,54 @@ def test_a_server_that_does_not_answer_in_time_is_one_clear_error() -> None:
         QdrantStore(f"http://127.0.0.1:{server.server_port}", timeout=1)
     thread.join()
     server.server_close()
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Stands before a server, and answers in its place."""
+
+    answer: tuple[int, dict[str, str], bytes]
+
+    def do_GET(self) -> None:
+        status, headers, body = self.answer
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((429, {"Retry-After": "3"}, b'{"status": {"error": "rate limit"}}'), "failed: rate limit"),
+        ((429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"{}"), "failed: Retry-After .* 2026"),
+        ((500, {}, b"{}"), "failed: Unexpected Response: 500"),
+        ((200, {"Content-Type": "text/html"}, b"<html>Sign in</html>"), "failed: the answer is no JSON"),
+        ((200, {}, b""), "failed: the answer is no JSON"),
+        ((200, {}, b'{"result": null}'), "failed: .* returned None"),
+    ],
+    ids=["busy", "busy until", "broken", "page", "nothing", "no result"],
+)
+def test_an_answer_that_is_none_is_one_clear_error(answer: tuple[int, dict[str, str], bytes], message: str) -> None:
+    _Proxy.answer = answer
+    server = HTTPServer(("127.0.0.1", 0), _Proxy)
+    thread = Thread(target=server.handle_request)
+    thread.start()
+    with pytest.raises(StoreError, match=message):
+        QdrantStore(f"http://127.0.0.1:{server.server_port}")
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore:Unable to close grpc_channel:RuntimeWarning")
+def test_a_client_that_speaks_grpc_has_one_clear_error_too() -> None:
+    client = QdrantClient(grpc_port=1, prefer_grpc=True, check_compatibility=False, timeout=5)
+    with pytest.raises(StoreError, match="The store of collection 'ziprerank' failed"):
+        QdrantStore(client=client)
+    client.close()
 
 
 def test_a_server_that_cannot_be_reached_is_one_clear_error() -> None:

@@ -217,6 +217,40 @@ def test_malformed_rows_are_counted_and_named_and_refused_or_skipped(
     assert samples[1].query == "which page is red?"
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "the line is not JSON"),
+        (json.dumps({"query": "q", "pages": ["a passage of text " * 30, "b"], "order": [0]}), "no image file 'a pass"),
+    ],
+)
+def test_a_row_that_no_reader_takes_is_malformed_too(line: str, message: str, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "own.jsonl", {"query": "q", "texts": ["a", "b"], "order": [0]}, line)
+    with pytest.raises(ValueError, match=f"row 2: {message}"):
+        open_samples(data, max_candidates=10)
+    assert len(open_samples(data, max_candidates=10, malformed="skip")) == 1
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+def test_pages_and_texts_may_stand_in_one_file_whose_name_is_no_pattern(suffix: str, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    rows = [
+        {"query": "q", "texts": ["a", "b"], "order": [1, 0]},
+        {"query": "r", "pages": ["a.png", "b.png"], "positives": [0]},
+    ]
+    path = tmp_path / f"lists [2] *.{suffix}"
+    if suffix == "parquet":
+        datasets.Dataset.from_list([{"texts": None, "order": None, **rows[1]}, {**rows[0]}]).to_parquet(path)
+    elif suffix == "json":
+        path.write_text(json.dumps(rows[::-1]))
+    else:
+        write_jsonl(path, *rows[::-1])
+    samples = open_samples(str(path), max_candidates=10)
+    assert [samples[i].query for i in range(len(samples))] == ["r", "q"]
+    assert samples[0].pages == [tmp_path / "a.png", tmp_path / "b.png"]
+
+
 def test_data_of_which_nothing_can_be_used_is_refused_even_when_skipping(tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "own.jsonl", {"query": "q", "texts": ["only one"], "order": [0]})
     with pytest.raises(ValueError, match="1 of 1 rows .* wanted at least 2 to compare"):
@@ -245,6 +279,9 @@ def test_what_is_missing_or_unknown_is_named(tmp_path: Path) -> None:
         open_samples(str(tmp_path / "empty.jsonl"), max_candidates=10)
     with pytest.raises(ValueError, match="No line of .* is a JSON object"):
         open_samples(write_jsonl(tmp_path / "lines.jsonl", "[1]", "{"), max_candidates=10)
+    (tmp_path / "empty.json").touch()
+    with pytest.raises(ValueError, match="empty.json' holds no rows"):
+        open_samples(str(tmp_path / "empty.json"), max_candidates=10)
     (tmp_path / "broken.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="broken.parquet' cannot be read"):
         open_samples(str(tmp_path / "broken.parquet"), max_candidates=10)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from llama_index_ziprerank.pages.page import PageError
 from llama_index_ziprerank.reranking import ListwiseReranker, build_ranking_inputs
 from llama_index_ziprerank.reranking.features import PageFeatures, page_features
 from llama_index_ziprerank.reranking.inputs import PagePatches, pixel_values
@@ -128,6 +129,21 @@ def test_a_page_that_the_cache_knows_is_not_opened(collator: RankingCollator, tm
         status = (tmp_path / key).stat()
         collator.cache.put(f"file-{tmp_path / key}-{status.st_mtime_ns}-{status.st_size}", features)
     assert [page.content.grid for page in collator.row(RankingSample("q", paths, [0])).pages] == [(1, 2, 2)] * 2
+
+
+def test_the_cache_goes_to_another_process_empty() -> None:
+    """Where processes are spawned each tensor that is sent takes an open file."""
+    cache = FeatureCache(1000)
+    cache.put("a", PageFeatures(torch.zeros(1, 10), (), (1, 2, 2)))
+    before = psutil.Process().num_fds()
+    came = pickle.loads(ForkingPickler.dumps(cache))
+    assert psutil.Process().num_fds() == before
+    assert (len(came), came.size, came.limit) == (0, 0, 1000)
+
+
+def test_a_missing_image_is_named(collator: RankingCollator, tmp_path: Path) -> None:
+    with pytest.raises(PageError, match="gone.png: the image cannot be read"):
+        collator.row(RankingSample("q", [tmp_path / "gone.png"] * 2, [0]))
 
 
 def test_the_cache_forgets_what_was_used_longest_ago() -> None:

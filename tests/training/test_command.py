@@ -81,6 +81,18 @@ def test_each_mistake_is_one_line_that_says_what_came_what_was_wanted_and_what_t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_does_not_open_is_one_line_too(
+    workers: int, recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = json.dumps({"use_cpu": True, "disable_tqdm": True})  # a bar would stand before the line
+    used = recipe(data=write_lists(tmp_path, colour_lists(4)), workers=workers, trainer=quiet)
+    write_recipe(used, tmp_path / "recipe.json")
+    (tmp_path / "lists.jsonl-2-1.png").write_text("no image")
+    said = error_line(capsys, "stage2", "--config", str(tmp_path / "recipe.json"))
+    assert re.fullmatch(r"ziprerank: \S*lists.jsonl-2-1.png: not an image of a kind that is read .*JPEG\.", said)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "retriever"])
 def test_bfloat16_without_a_gpu_is_one_line_too(

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from training_lists import MakeRecipe
 
 from llama_index_ziprerank.training.options import parse_recipe, read_config
 from llama_index_ziprerank.training.recipes import Recipe, Stage1, Stage2
+from llama_index_ziprerank.training.retriever_recipe import Retriever
 from llama_index_ziprerank.training.setup import optimizer_name, training_arguments
 
 
@@ -102,6 +104,17 @@ def test_a_recipe_that_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) 
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             parse_recipe(Stage2, ["--config", str(path)], prog="train")
+    for content in (b"data: sch\xe4de.jsonl", b"model: 2026-06-31"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"recipe.yaml' is neither YAML nor JSON: "):
+            parse_recipe(Stage2, ["--config", str(path)], prog="train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_may_be_written_as_windows_writes_it(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("data: schäde.jsonl\r\n".encode(encoding))
+    assert read_config(Stage2, str(path)) == {"data": "schäde.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -112,11 +125,30 @@ def test_a_recipe_that_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) 
         ("batch_size", 0, "batch_size is at least 1, got 0"),
         ("output_dir", "", "names no output_dir"),
         ("ranking_loss", "listnet", "ranking_loss is one of ranknet, soft_ranking, got 'listnet'"),
+        ("learning_rate", -1e-6, "learning_rate is at least 0, got -1e-06"),
+        ("lora_dropout", 1.5, "lora_dropout is 0 to 1, got 1.5"),
+        ("seed", -1, "seed is 0 to 4294967295, got -1"),
+        ("decay", math.nan, "decay is a finite number, got nan"),
+        ("feature_cache_gb", math.inf, "feature_cache_gb is a finite number, got inf"),
+        ("batch_size", 1.5, "batch_size is of the type int, got 1.5"),
+        ("model", None, "model is of the type str, got None"),
     ],
 )
 def test_a_value_out_of_its_bounds_is_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Stage2(**{field: value})
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": 0}, {"mining_skip": -1}])
+def test_a_retriever_is_not_trained_away_from_its_pages(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is at least"):
+        Retriever(**wrong)
+
+
+def test_paths_and_whole_numbers_become_what_the_fields_hold() -> None:
+    recipe = Stage2(model=Path("m"), data=Path("d"), output_dir=Path("o"), pages=Path("p"), epochs=2)  # type: ignore[arg-type]
+    assert (recipe.model, recipe.data, recipe.output_dir, recipe.pages) == ("m", "d", "o", "p")
+    assert type(recipe.epochs) is float
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

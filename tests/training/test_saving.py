@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 from training_lists import MakeRecipe, colour_lists, distance, weights_of, write_lists
+from transformers import TrainerCallback, TrainingArguments
 
 from llama_index_ziprerank.training.options import parse_recipe, write_recipe
 from llama_index_ziprerank.training.recipes import Recipe, Stage2
 from llama_index_ziprerank.training.run import train
-from llama_index_ziprerank.training.saving import last_complete_checkpoint
+from llama_index_ziprerank.training.saving import CheckpointError, last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "llama_index_ziprerank.cli.train", "stage2", "--config"]
@@ -85,6 +86,47 @@ def test_a_folder_with_something_in_it_is_left_alone(recipe: MakeRecipe, tmp_pat
     (tmp_path / "trained" / "thesis.txt").write_text("all of it")
     with pytest.raises(ValueError, match="is not empty. Name another --output_dir, or continue"):
         train(recipe(data="nowhere.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md"])
+def test_what_no_training_wrote_is_not_replaced(name: str, recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"no checkpoint to go on from, but a {name} that no training wrote. Name"):
+        train(recipe(data="nowhere.jsonl", resume=True))
+
+
+def test_the_recipe_of_a_resumed_training_begins_anew(recipe: MakeRecipe, tmp_path: Path) -> None:
+    fields = {"data": write_lists(tmp_path, colour_lists(4)), "save_steps": 1}
+    train(recipe(**fields, max_steps=1))
+    folder = train(recipe(**fields, max_steps=2, resume=True)).folder
+    card = (folder / "README.md").read_text()
+    again = parse_recipe(Stage2, ["--config", str(folder / "recipe.json")], prog="train")
+    with pytest.raises(ValueError, match="is not empty. Name another --output_dir"):
+        train(again)
+    assert (folder / "README.md").read_text() == card
+
+
+def test_a_finished_checkpoint_that_cannot_be_written_names_the_one_on_the_way(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    class Obstacle(TrainerCallback):
+        def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+            Path(args.output_dir, "model.safetensors").mkdir()
+
+    with pytest.raises(CheckpointError, match="trained' could not be written .* The one before, checkpoint-2, is comp"):
+        train(recipe(data=write_lists(tmp_path, colour_lists(4)), max_steps=2), [Obstacle()])
+
+
+def test_the_card_measures_the_weights_that_are_saved(recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Also where transformers takes the best checkpoint at the end, and not the last."""
+    best = {"use_cpu": True, "load_best_model_at_end": True, "metric_for_best_model": "eval_ndcg@5"}
+    fields = {"data": write_lists(tmp_path, colour_lists(12)), "held_out": 6, "eval_steps": 1, "save_steps": 1}
+    worse = {"learning_rate": 0.5, "max_steps": 3, "trainer": json.dumps({**best, "greater_is_better": False})}
+    trained = train(recipe(**fields, **worse))
+    measured = train(recipe(**fields, model=str(trained.folder), output_dir=str(tmp_path / "again"), max_steps=1))
+    before, (*_, after) = measured.quality["before training"], trained.quality.values()
+    assert after == pytest.approx(before)
 
 
 class _Payload:

@@ -77,14 +77,43 @@ def test_a_ranking_of_other_candidates_is_not_taken_for_this_one(tmp_path: Path)
             replace(query, candidates=query.candidates[::-1]) in labels  # noqa: B015
 
 
-def test_a_file_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"a": 1}\n', '{"a": 1}', "notes, and no newline", '{\n "indented": 1\n}'])
+def test_a_file_of_something_else_is_refused_and_stays_as_it_is(text: str, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
-    other.write_text('{"a": 1}\n')
+    other.write_text(text)
 
     with pytest.raises(ValueError, match=r"other\.jsonl: line 1 is no ranking"):
         LabelFile(other)
 
-    assert other.read_text() == '{"a": 1}\n'
+    assert other.read_text() == text
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_queries_are_no_rankings(end: str, tmp_path: Path) -> None:
+    queries = write_queries(tmp_path / "queries.jsonl", 1)
+    text = queries.read_text().rstrip() + end
+    queries.write_text(text)
+
+    with pytest.raises(ValueError, match="line 1 is no ranking .*openai_ranking"):
+        LabelFile(queries)
+
+    assert queries.read_text() == text
+
+
+def test_queries_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write_queries(tmp_path / "queries.jsonl", 2)
+    plain = [*read_queries(path)]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+
+    assert [*read_queries(path)] == plain
+
+
+def test_queries_in_another_encoding_are_named(tmp_path: Path) -> None:
+    path = write_queries(tmp_path / "queries.jsonl", 2)
+    path.write_bytes(path.read_bytes().replace(b"shade 1", b"sch\xe4de"))
+
+    with pytest.raises(ValueError, match=r"queries\.jsonl: line 2: .*can't decode"):
+        check_queries(path, lambda page: None)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,22 @@ def test_an_address_that_never_answers_leaves_time_for_the_next(server: str, mon
         assert RemoteImages(timeout=4, private_addresses=True).fetch(f"http://two.example:{port}/good") == PNG
 
 
+def test_a_host_beyond_ascii_is_asked_for_by_the_name_that_name_servers_know(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, real = server.rpartition(":")[2], socket.getaddrinfo
+    asked: list[str] = []
+
+    def resolve(host: str, *at: object, **how: object) -> object:
+        asked.append(host)
+        monkeypatch.setattr(socket, "getaddrinfo", real)
+        return real("127.0.0.1", *at, **how)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert RemoteImages(private_addresses=True).fetch(f"http://bücher.example:{port}/good") == PNG
+    assert asked == ["xn--bcher-kva.example"]
+
+
 def test_what_is_called_an_image_and_is_none_names_its_node(server: str) -> None:
     with pytest.raises(NodeImageError, match="node 'n7'.*not an image"):
         node_image(ImageNode(id_="n7", image_url=server + "/lies"), remote=HERE)

@@ -16,6 +16,7 @@ from llama_index_ziprerank.reranking.loading import needs_float32
 from llama_index_ziprerank.training.finetune.documents import write_whole
 from llama_index_ziprerank.training.finetune.text_teacher import Embed
 from llama_index_ziprerank.training.recipes import Stage2
+from llama_index_ziprerank.training.setup import training_arguments
 from llama_index_ziprerank.training.teacher import Teacher
 
 OpenTeacher: TypeAlias = Callable[[], AbstractAsyncContextManager[Teacher]]
@@ -95,7 +96,7 @@ class Settings:
             raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out}.")
         if self.questions_per_page < 1:
             raise ValueError(f"questions_per_page is at least 1, got {self.questions_per_page}.")
-        if self.minutes is not None and self.minutes < 0:
+        if self.minutes is not None and not self.minutes >= 0:  # NaN is neither
             raise ValueError(f"minutes is at least 0 (no limit), got {self.minutes}.")
 
 
@@ -171,7 +172,7 @@ def check_output(pdfs: Sequence[Path], settings: Settings, helpers: Helpers) -> 
         return told
     if settings.output.is_dir() and any(settings.output.iterdir()):
         raise ValueError(f"The output folder {str(settings.output)!r} is not empty. Name another.")
-    stage2_recipe(settings)  # a wrong field is said before a page is read
+    training_arguments(stage2_recipe(settings), evaluates=False, resumes=False)  # wrong fields before a page is read
     told.parent.mkdir(parents=True, exist_ok=True)
     write_whole(told, json.dumps(wanted, indent=2))
     return told

@@ -39,7 +39,7 @@ index = ColPaliIndex.from_documents(PDFPageReader().load_data("manual.pdf"), mod
 
 `recipe.json` beside this card holds every setting; `ziprerank train retriever --config recipe.json` trains again.
 {loss} loss, {negatives}; learning rate {recipe.learning_rate:g}, {recipe.schedule}, {recipe.warmup_steps} warm-up \
-steps, batches of {recipe.batch_size}; {weights}; vision tower {vision}.
+steps, batches of {recipe.batch_size}; vision tower {vision}; {weights}.
 """
 
 _FIGURES = """\
@@ -75,7 +75,7 @@ def retriever_card(
             questions=len(measured.questions), pages=len(measured.pages), table=metrics_table(columns)
         )
     mined = f"in-batch and {recipe.mined} mined negatives a question"
-    weights = f"LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all weights but the vision tower's"
+    weights = f"LoRA of rank {recipe.lora_rank}" if recipe.lora_rank else "all other weights"
     card = _CARD.format(
         recipe=recipe,
         family=family,

@@ -1,5 +1,6 @@
 """The first stage's training from a recipe to a finished checkpoint: `train_retriever(recipe)`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,11 +50,12 @@ def train_retriever(recipe: Retriever) -> Trained:
         state = trainer.state
         card = retriever_card(recipe, retriever.family.name, described, measured, state.global_step, state.log_history)
         (checkpoint / "README.md").write_text(card, encoding="utf-8", errors="replace")
-        write_recipe(recipe, checkpoint / RECIPE)
+        write_recipe(replace(recipe, resume=False), checkpoint / RECIPE)  # it begins anew
 
     trainer.papers = write_papers
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if measured is not None and last_measured(trainer.state.log_history) != trainer.state.global_step:
+    stale = arguments.load_best_model_at_end or last_measured(trainer.state.log_history) != trainer.state.global_step
+    if measured is not None and stale:
         trainer.evaluate()
     save_finished(trainer, getattr(torch, recipe.precision))
     return Trained(folder, quality(trainer.state.log_history), trainer.state.global_step)

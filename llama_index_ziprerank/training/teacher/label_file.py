@@ -23,6 +23,11 @@ LABEL_COLUMNS = (
     "first_stage_scores",
 )
 
+_BEGINNING = b'{"query_id": '
+"""Of every row: the end of another file is no row that was cut off."""
+
+_READ = ("domain", "query_id", "query", "candidate_page_ids", "openai_ranking")  # queries have the others too
+
 
 class LabelFile:
     """The rankings made so far. A row is on the disk before `add` returns; opening the file again goes on after it."""
@@ -38,8 +43,8 @@ class LabelFile:
         self._file = path.open("a+b")
         try:
             hold(self._file, path)
-            self._repair_end()
             self._labelled = dict(self._read())
+            self._repair_end()
         except BaseException:
             self._file.close()
             raise
@@ -103,7 +108,10 @@ class LabelFile:
         for number, line in enumerate(self._file, start=1):
             try:
                 row = json.loads(line)
-                asked = hash((row["query"], tuple(row["candidate_page_ids"])))
-                yield (row["domain"], row["query_id"]), asked
+                domain, query_id, query, candidates, _ = (row[column] for column in _READ)
+                yield (domain, query_id), hash((query, tuple(candidates)))
             except (ValueError, KeyError, TypeError) as error:
+                begun = not line.endswith(b"\n") and _BEGINNING.startswith(line[: len(_BEGINNING)])
+                if begun and isinstance(error, ValueError):  # `_repair_end` removes it
+                    return
                 raise ValueError(f"{self.path}: line {number} is no ranking ({error}). Name another file.") from error

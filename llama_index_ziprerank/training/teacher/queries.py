@@ -44,7 +44,7 @@ def read_queries(path: Path) -> Iterator[TeacherQuery]:
     Raises:
         ValueError: a row is not JSON, lacks a column, or holds something else in it; the message names the line.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:  # json tells a line's encoding, and passes over a byte order mark
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:

@@ -22,6 +22,7 @@ from llama_index_ziprerank.cli.train import train_app
 from llama_index_ziprerank.retrieval.encoder import MultiVectorEncoder
 from llama_index_ziprerank.retrieval.families import load
 from llama_index_ziprerank.training.options import parse_recipe, write_recipe
+from llama_index_ziprerank.training.retriever.card import retriever_card
 from llama_index_ziprerank.training.retriever.run import train_retriever
 from llama_index_ziprerank.training.retriever.trainer import _Collator
 from llama_index_ziprerank.training.retriever_recipe import Retriever
@@ -136,6 +137,12 @@ def test_the_vision_tower_is_frozen_unless_asked(train_vision: bool, recipe: Mak
     moved = {name for name in start if not torch.equal(start[name], end[name.removeprefix("model.")])}
     assert any("visual." in name for name in moved) == train_vision
     assert any("language_model." in name for name in moved) and any("custom_text_proj" in name for name in moved)
+
+
+def test_the_card_of_a_whole_training_says_what_became_of_the_tower(recipe: MakeRecipe, lists: str) -> None:
+    whole = recipe(data=lists, lora_rank=0, train_vision=True)
+    card = retriever_card(whole, "ColQwen3", "lists", None, steps=1, history=[])
+    assert "vision tower trained; all other weights." in card
 
 
 @pytest.mark.parametrize("negatives", ["in_batch", "mined"])
