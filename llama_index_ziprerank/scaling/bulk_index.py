@@ -98,7 +98,7 @@ class RayEncoder(MultiVectorEncoder):
             pool_factor: as there.
             workers: models that encode pages at the same time.
             num_gpus: GPUs that each worker takes; 0 for CPUs, 0.5 for two workers on one.
-            num_cpus: CPUs that each worker takes, and threads that it computes with; one more is kept for drawing pages.
+            num_cpus: CPUs that each worker takes, and its threads; one more is kept for drawing pages.
 
         Raises:
             ValueError: for no worker, or more than the cluster has room for.
