@@ -182,3 +182,15 @@ def test_what_a_user_can_set_right_is_one_line_before_any_request(
     assert (code, out) == (2, "")
     assert err.startswith("ziprerank: ") and err.count("\n") == 1 and sentence in err
     assert not os.path.exists("labels.jsonl")
+
+
+def test_without_the_extra_the_error_says_how_to_get_it() -> None:
+    program = (
+        "import sys\nsys.modules['tenacity'] = None\n"
+        "from llama_index_ziprerank.cli import main\n"
+        "main(['label', 'queries.jsonl', '--pages', '.', '--to', 'labels.jsonl'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "pip install 'llama-index-ziprerank[training]'" in done.stderr

@@ -12,6 +12,7 @@ from llama_index_ziprerank.cli.console import (
     err,
     hide_weight_bars,
     listed,
+    needs_extra,
     numbers,
     print_json,
     track,
@@ -69,11 +70,9 @@ def bench(
     All run on the same weights, pages and machine, in rounds. Random weights cost what trained ones do, so no
     checkpoint is fetched for the named shapes.
     """
-    try:
+    with needs_extra("evaluation"):
         from llama_index_ziprerank.evaluation.efficiency.bench import bench as run_bench
         from llama_index_ziprerank.evaluation.efficiency.picture import draw
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[evaluation]'") from error
     from llama_index_ziprerank.evaluation.efficiency.settings import Settings, parse_size
 
     hide_weight_bars()

@@ -136,3 +136,16 @@ def numbers(text: str, number: Callable[[str], Number], option: str) -> tuple[Nu
 def side_list(text: str | None) -> tuple[int, ...] | None:
     """Return the sides of ``--sides``; None where it was left out."""
     return None if text is None else numbers(text, int, "--sides")
+
+
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say how to install what an import misses.
+
+    Raises:
+        ImportError: with the command.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[{name}]'") from error

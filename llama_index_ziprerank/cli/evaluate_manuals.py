@@ -19,6 +19,7 @@ from llama_index_ziprerank.cli.console import (
     Sides,
     err,
     hide_weight_bars,
+    needs_extra,
     print_json,
     side_list,
     track,
@@ -29,7 +30,6 @@ from llama_index_ziprerank.cli.scores import (
     Seed,
     To,
     TopK,
-    evaluation_extra,
     print_tables,
     score_table,
     with_interval,
@@ -84,7 +84,7 @@ def manuals(
     """
     if bool(files) == development:
         raise ValueError("Name PDF files, or pass --development; one of the two.")
-    with evaluation_extra():
+    with needs_extra("evaluation"):
         from llama_index_ziprerank.evaluation import manuals as benchmark
         from llama_index_ziprerank.evaluation.manual_settings import Settings
         from llama_index_ziprerank.evaluation.results import gain, summarize

@@ -8,7 +8,16 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, KeepRatio, Pruning, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.console import (
+    AsJson,
+    KeepRatio,
+    Pruning,
+    err,
+    hide_weight_bars,
+    needs_extra,
+    print_json,
+    track,
+)
 from llama_index_ziprerank.cli.scores import (
     Model,
     Queries,
@@ -17,7 +26,6 @@ from llama_index_ziprerank.cli.scores import (
     To,
     TopK,
     before_and_after,
-    evaluation_extra,
     print_tables,
     score_table,
 )
@@ -66,7 +74,7 @@ def mmdocir(
     levels = ["page", "layout"] if level == "both" else [level]
     if run and len(run) != len(levels):
         raise ValueError(f"Level {level!r} takes {len(levels)} runs, in the order {', '.join(levels)}; got {len(run)}.")
-    with evaluation_extra():
+    with needs_extra("evaluation"):
         from llama_index_ziprerank.evaluation.first_stage import RerankSettings
         from llama_index_ziprerank.evaluation.mmdocir import benchmark
         from llama_index_ziprerank.evaluation.mmdocir.runs import run_settings

@@ -9,7 +9,16 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, KeepRatio, Pruning, err, hide_weight_bars, print_json, track
+from llama_index_ziprerank.cli.console import (
+    AsJson,
+    KeepRatio,
+    Pruning,
+    err,
+    hide_weight_bars,
+    needs_extra,
+    print_json,
+    track,
+)
 from llama_index_ziprerank.cli.scores import (
     Model,
     Queries,
@@ -18,7 +27,6 @@ from llama_index_ziprerank.cli.scores import (
     To,
     TopK,
     before_and_after,
-    evaluation_extra,
     print_tables,
     score_table,
     with_interval,
@@ -51,7 +59,7 @@ def vidore(
     A folder holds corpus, queries and qrels, each as datasets.save_to_disk writes it, or as parquet, jsonl, csv or
     tsv; the corpus may be a folder of images. 95 % intervals by bootstrap over queries.
     """
-    with evaluation_extra():
+    with needs_extra("evaluation"):
         from llama_index_ziprerank.evaluation import vidore as benchmark
         from llama_index_ziprerank.evaluation.first_stage import RerankSettings
         from llama_index_ziprerank.evaluation.image_sets import load_image_set

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import err, hide_weight_bars, out, track
+from llama_index_ziprerank.cli.console import err, hide_weight_bars, needs_extra, out, track
 
 if TYPE_CHECKING:
     from llama_index_ziprerank.training.finetune.run import Finetuned
@@ -68,7 +68,7 @@ def finetune(
     """
     hide_weight_bars()
     given = {"epochs": epochs, "learning_rate": learning_rate, "lora_rank": lora_rank}
-    try:
+    with needs_extra("training"):
         from llama_index_ziprerank.training.finetune.run import finetune as run
         from llama_index_ziprerank.training.finetune.run import table
         from llama_index_ziprerank.training.finetune.settings import Settings
@@ -87,8 +87,6 @@ def finetune(
         err.print(f"Teacher: {helpers.name}.", soft_wrap=True)
         with contextlib.redirect_stdout(sys.stderr):  # the Trainer's log is progress, not a result
             result = run(pdfs, settings, track, helpers, lambda told: err.print(told, soft_wrap=True))
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[training]'") from error
     out.print(f"{result.lists} lists learned; percent, {result.questions} held-out questions", soft_wrap=True)
     out.print(table(result), soft_wrap=True)
     out.print(_gain(result), soft_wrap=True)

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from llama_index_ziprerank.cli.console import AsJson, err, out, print_json
+from llama_index_ziprerank.cli.console import AsJson, err, needs_extra, out, print_json
 
 if TYPE_CHECKING:
     from llama_index_ziprerank.training.teacher import PageImages, TeacherTotals
@@ -59,9 +59,10 @@ def label(
     if (prompt_price is None) != (completion_price is None):
         raise ValueError("A cost needs both prices: pass --prompt-price and --completion-price.")
     prices = None if prompt_price is None or completion_price is None else (prompt_price, completion_price)
-    from llama_index_ziprerank.compat import run_async
-    from llama_index_ziprerank.teachers import LLMTeacher, openai_compatible_llm, seconds_before_retry
-    from llama_index_ziprerank.training import teacher as wing
+    with needs_extra("training"):
+        from llama_index_ziprerank.compat import run_async
+        from llama_index_ziprerank.teachers import LLMTeacher, openai_compatible_llm, seconds_before_retry
+        from llama_index_ziprerank.training import teacher as wing
 
     settings = wing.TeacherSettings(concurrency=concurrency, attempts=attempts, timeout=timeout)
 

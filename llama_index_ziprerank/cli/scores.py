@@ -1,7 +1,5 @@
 """What the benchmarks' commands share: options, and how scores are printed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,19 +22,6 @@ Seed = Annotated[int, typer.Option(metavar="N", help="For the draws.")]
 To = Annotated[
     Path, typer.Option(metavar="DIR", file_okay=False, help="Folder of the results; a second run continues there.")
 ]
-
-
-@contextmanager
-def evaluation_extra() -> Iterator[None]:
-    """Say how to install what an import of the evaluation wing misses.
-
-    Raises:
-        ImportError: with the command.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[evaluation]'") from error
 
 
 def score_table(name: str, columns: list[str]) -> Table:

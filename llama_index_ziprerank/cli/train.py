@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from llama_index_ziprerank.checkpoints import EMBEDDED
-from llama_index_ziprerank.cli.console import AsJson, err, hide_weight_bars, out, print_json
+from llama_index_ziprerank.cli.console import AsJson, err, hide_weight_bars, needs_extra, out, print_json
 
 if TYPE_CHECKING:
     from llama_index_ziprerank.training.recipes import Precision, Recipe
@@ -62,15 +62,13 @@ def cost(
 ) -> None:
     """Measure memory and time of a stage 2 step, with cached vision features and without; nothing is trained."""
     hide_weight_bars()
-    try:
+    with needs_extra("training"):
         import torch
 
         from llama_index_ziprerank.pages.pdf import read_pages
         from llama_index_ziprerank.reranking.loading import needs_float32
         from llama_index_ziprerank.training.recipes import Stage2
         from llama_index_ziprerank.training.step_cost import step_cost
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[training]'") from error
     precision: Precision = "bfloat16" if torch.cuda.is_available() and not needs_float32(model) else "float32"
     shown = [page.image for page in islice(read_pages(pdf), pages)]
     with TemporaryDirectory() as folder:
@@ -98,7 +96,7 @@ def _times(uncached: float, cached: float) -> str:
 
 
 def _train(stage: str, arguments: list[str], product: str) -> None:
-    try:
+    with needs_extra("training"):
         from llama_index_ziprerank.training.options import parse_recipe
         from llama_index_ziprerank.training.recipes import Recipe, Stage1, Stage2
         from llama_index_ziprerank.training.retriever_recipe import Retriever
@@ -112,8 +110,6 @@ def _train(stage: str, arguments: list[str], product: str) -> None:
         logging.basicConfig(level=logging.WARNING)
         with contextlib.redirect_stdout(sys.stderr):  # the Trainer's log is progress, not a result
             trained = _run(recipe)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Install it with: pip install 'llama-index-ziprerank[training]'") from error
     if not PartialState().is_main_process:
         return
     if trained.quality:

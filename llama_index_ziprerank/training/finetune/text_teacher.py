@@ -79,7 +79,9 @@ def sentence_embedder(name: str) -> Embed:
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Install it with: pip install sentence-transformers") from error
+        raise ImportError(
+            f"{error}. Install it with: pip install 'llama-index-ziprerank[sentence-embeddings]'"
+        ) from error
     model = SentenceTransformer(name, trust_remote_code=False)
 
     def embed(texts: Sequence[str]) -> np.ndarray:
